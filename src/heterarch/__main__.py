@@ -1,0 +1,5 @@
+"""``python -m heterarch``."""
+
+from heterarch.cli import main
+
+main()

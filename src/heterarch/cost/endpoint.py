@@ -1,0 +1,33 @@
+"""What a call to a hosted API costs: tokens by kind, each at its own price."""
+
+from __future__ import annotations
+
+from heterarch.catalog.hosted import TokenPrice
+from heterarch.errors import InputError
+
+MILLION = 1_000_000
+
+
+def call_usd(price: TokenPrice, prompt_tokens: float, cached_tokens: float, output_tokens: float) -> float:
+    """USD of one call; ``cached_tokens`` of the ``prompt_tokens`` are billed as cached.
+
+    Raises:
+        InputError: more cached than prompt tokens.
+    """
+    if cached_tokens > prompt_tokens:
+        raise InputError("more cached than prompt tokens", observed=f"{cached_tokens} of {prompt_tokens}")
+    usd = (prompt_tokens - cached_tokens) * price.input_usd_per_mtok
+    usd += cached_tokens * price.cached_usd_per_mtok + output_tokens * price.output_usd_per_mtok
+    return usd / MILLION
+
+
+def calls_per_s(
+    requests_per_min: float | None, tokens_per_min: float | None, prompt_tokens: float, output_tokens: float
+) -> float:
+    """Most calls per second that the rate limits of an endpoint admit; inf without limits."""
+    limits = [float("inf")]
+    if requests_per_min is not None:
+        limits.append(requests_per_min / 60)
+    if tokens_per_min is not None and prompt_tokens + output_tokens > 0:
+        limits.append(tokens_per_min / 60 / (prompt_tokens + output_tokens))
+    return min(limits)

@@ -1,0 +1,108 @@
+"""Bytes between devices: which link connects them, how fast, and what moving KV takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from heterarch.catalog.device import Device
+from heterarch.catalog.model import Model
+from heterarch.catalog.server import Link
+from heterarch.errors import InputError
+from heterarch.units import Grade, Source
+
+DEVICES_PER_SERVER = 8  # where a device states no scale-up domain, a PCIe server
+RDMA_SHARE = 0.9  # of the NIC's line rate
+RDMA_LATENCY_S = 10e-6
+PCIE_LATENCY_S = 10e-6
+SCALEUP_LATENCY_S = 5e-6
+_LATENCY = "latencies and the RDMA share of line rate are guesses"
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRate:
+    """Bytes per second in one direction, the latency of one message, and where the rate comes from."""
+
+    bytes_per_s: float
+    latency_s: float
+    source: Source
+
+
+def group_link(device: Device, devices: int) -> TransferRate:
+    """The link over which ``devices`` devices of one kind work as a group, per device and direction.
+
+    The scale-up link inside its domain, PCIe inside one server, the NIC beyond.
+
+    Raises:
+        InputError: the device has no known link that reaches so far.
+    """
+    domain = device.scaleup_domain or 0
+    if device.scaleup_bytes_per_s and devices <= domain:
+        return _rate(device.scaleup_bytes_per_s, SCALEUP_LATENCY_S, f"{device.id} {device.scaleup_tech}")
+    if device.host_bytes_per_s and devices <= DEVICES_PER_SERVER:
+        return _rate(device.host_bytes_per_s, PCIE_LATENCY_S, f"{device.id} host link")
+    if device.nic_bytes_per_s:
+        return _rate(device.nic_bytes_per_s * RDMA_SHARE, RDMA_LATENCY_S, f"{device.id} NIC")
+    raise InputError(
+        f"no known link connects {devices} devices {device.id}",
+        observed=f"scale-up domain {domain}",
+        expected="a scale-up, host or NIC rate in the catalogue row",
+    )
+
+
+def pair_link(sender: Device, receiver: Device, *, same_server: bool = False) -> TransferRate:
+    """The link from one device to another, per device pair and direction.
+
+    In one server: the scale-up link of two devices of one kind, else the slower host link. Between servers: RDMA at
+    the slower of both NICs.
+
+    Raises:
+        InputError: one of the two has no known link of that sort.
+    """
+    if same_server and sender.id == receiver.id and sender.scaleup_bytes_per_s:
+        return group_link(sender, 2)
+    kind = "host" if same_server else "nic"
+    ends = {device.id: getattr(device, f"{kind}_bytes_per_s") for device in (sender, receiver)}
+    missing = [name for name, rate in ends.items() if not rate]
+    if missing:
+        raise InputError(
+            f"no known {kind} link on {', '.join(missing)}",
+            expected=f"{kind}_bytes_per_s in the catalogue row or the fleet",
+        )
+    slower = min(ends, key=lambda name: ends[name])
+    if same_server:
+        return _rate(ends[slower], PCIE_LATENCY_S, f"{slower} host link")
+    return _rate(ends[slower] * RDMA_SHARE, RDMA_LATENCY_S, f"{slower} NIC, RDMA")
+
+
+def link_rate(link: Link) -> TransferRate:
+    """What a transfer reaches on a link of the catalogue, whose rate is that of its standard."""
+    return TransferRate(link.bytes_per_s * RDMA_SHARE, link.latency_s, link.source("bytes_per_s"))
+
+
+def engine_rate(link: TransferRate, devices: int) -> TransferRate:
+    """The rate of an engine whose ``devices`` devices each send their shard over their own ``link``."""
+    return TransferRate(link.bytes_per_s * devices, link.latency_s, link.source)
+
+
+def kv_transfer_s(kv_bytes: float, link: TransferRate, senders: int = 1, receivers: int = 1) -> float:
+    """Seconds to move ``kv_bytes`` between two engines; the side with fewer devices limits."""
+    return link.latency_s + kv_bytes / (link.bytes_per_s * min(senders, receivers))
+
+
+def kv_bytes(model: Model, tokens: float, dtype: str = "bf16", batch: int = 1) -> float:
+    """KV of ``batch`` sequences of ``tokens`` tokens (arXiv 2507.19635, equation 3, and latent attention alike)."""
+    return model.kv_bytes_per_token(dtype) * tokens * batch
+
+
+def egress_bytes_per_s(kv: float, ttft_s: float, prefill_devices: int = 1) -> float:
+    """Rate per prefill device that sends ``kv`` bytes within the TTFT (arXiv 2507.19635, equation 1)."""
+    return kv / (ttft_s * prefill_devices)
+
+
+def ingress_bytes_per_s(kv: float, tbt_s: float, decode_devices: int = 1) -> float:
+    """Rate per decode device that receives ``kv`` bytes within one token time (arXiv 2507.19635, equation 2)."""
+    return kv / (tbt_s * decode_devices)
+
+
+def _rate(bytes_per_s: float, latency_s: float, name: str) -> TransferRate:
+    return TransferRate(bytes_per_s, latency_s, Source(Grade.GUESS, f"{name} from the catalogue; {_LATENCY}"))

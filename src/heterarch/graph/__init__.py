@@ -1,0 +1,1 @@
+"""Front ends that build the IR: traced Python and YAML."""

@@ -1,0 +1,198 @@
+"""The Plan: pools, placement, policies, predictions and provenance in one versioned YAML file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+PLAN_VERSION = 1
+Role = Literal["mixed", "prefill", "decode", "embed", "tool", "endpoint"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Callable_(_Part):
+    """A Python callable by reference: ``package.module:qualname`` and the SHA-256 of its source."""
+
+    symbol: str
+    ref: str
+    sha256: str
+    where: str = ""
+
+
+class AgentPart(_Part):
+    """The agent: its name, the placed module as text, and the callables that the module names by symbol."""
+
+    name: str
+    source: str
+    module: str
+    callables: list[Callable_] = []
+
+
+class StepPart(_Part):
+    """Coefficients of :class:`heterarch.cost.step.StepCost`, seconds."""
+
+    fixed_s: float
+    weight_s: float
+    expert_s: float = 0.0
+    expert_share: float = 0.0
+    token_s: float
+    comm_s: float = 0.0
+    pair_s: float = 0.0
+    context_s: float = 0.0
+    sequence_s: float = 0.0
+
+
+class EndpointPart(_Part):
+    """A hosted API: prices in USD per million tokens, rate limits per minute, latency in seconds (p50, p95)."""
+
+    provider: str
+    api_model: str
+    url: str = ""
+    api_key_env: str = ""
+    input_usd_per_mtok: float
+    cached_usd_per_mtok: float
+    output_usd_per_mtok: float
+    requests_per_min: float | None = None
+    tokens_per_min: float | None = None
+    ttft_p50_s: float
+    ttft_p95_s: float
+    tpot_p50_s: float
+    price_date: str
+    source: str
+
+
+class LocalPart(_Part):
+    """How to start this pool's engines on this machine (llama.cpp), or where they answer (OpenAI-compatible)."""
+
+    kind: Literal["xllamacpp", "openai"]
+    model_path: str = ""  # GGUF; "tiny" generates the built-in test model
+    context_tokens: int = 0
+    threads: int = 1
+    slots: int = 1
+    urls: list[str] = []
+
+
+class Pool(_Part):
+    """``engines`` identical engines of one role.
+
+    ``concurrency``: most sequences an engine runs at once (for a tool pool: most tasks at once per engine).
+    ``kv_tokens``: KV capacity per engine. ``usd_per_engine_h`` under the plan's accounting.
+    """
+
+    name: str
+    role: Role
+    device: str
+    engines: int
+    devices_per_engine: int = 1
+    model: str = ""
+    dtype: str = ""
+    kv_dtype: str = ""
+    tp: int = 1
+    pp: int = 1
+    concurrency: int = 1
+    max_batched_tokens: int = 0
+    kv_tokens: int = 0
+    kv_bytes_per_token: int = 0
+    transfer_bytes_per_s: float = 0.0  # KV out of (prefill) or into (decode) one engine, per direction
+    transfer_latency_s: float = 0.0
+    usd_per_engine_h: float = 0.0
+    watts_per_engine: float = 0.0
+    step: StepPart | None = None
+    endpoint: EndpointPart | None = None
+    local: LocalPart | None = None
+
+
+class OpPrediction(_Part):
+    """Predicted seconds of one task of one op at the planned load, USD per request, visits per request."""
+
+    op: str
+    kind: str
+    pool: str
+    visits: float
+    mean_s: float
+    usd_per_request: float
+    source: str
+
+
+class Predictions(_Part):
+    """What the plan promises at its load; seconds at the percentile of the SLO, USD, shares of capacity."""
+
+    requests_per_s: float
+    usd_per_h: float
+    usd_per_request: float
+    usd_per_million_tokens: float
+    watts: float
+    e2e_s: dict[str, float]  # "mean", "p50", "p95"
+    ttft_s: dict[str, float]
+    tpot_s: dict[str, float]
+    prefix_hit_rate: float
+    utilisation: dict[str, float]
+    ops: list[OpPrediction]
+
+
+class LeftOut(_Part):
+    """A device that could not take part, and why."""
+
+    device: str
+    reason: str
+
+
+class Alternative(_Part):
+    """A plan that was not chosen: its cost under the same SLO, or why it is infeasible."""
+
+    name: str
+    usd_per_h: float | None
+    reason: str = ""
+
+
+class Objective(_Part):
+    """What was minimised, what was reached, and how far that is from proven optimal (0 = proven)."""
+
+    name: str = "usd_per_h"
+    value: float
+    bound: float
+    gap: float
+    solver: str
+    solve_s: float
+
+
+class Provenance(_Part):
+    """Everything that the answer rests on."""
+
+    heterarch_version: str
+    catalog_sha256: dict[str, str]  # row id -> hash of the catalogue row used
+    statistics_sha256: str
+    fleet: str
+    fleet_sha256: str
+    workload: str
+    workload_sha256: str
+    seed: int = 0
+
+
+class Plan(_Part):
+    """A plan. ``placement`` maps the name of every op that does work to its pool."""
+
+    heterarch: Literal["plan"] = "plan"
+    version: int = PLAN_VERSION
+    agent: AgentPart
+    workload: str
+    slo: list[str]
+    accounting: str
+    pools: list[Pool]
+    placement: dict[str, str]
+    policies: dict[str, str]  # {"router": "prefix-affinity"}
+    predictions: Predictions
+    objective: Objective
+    why: list[str] = []
+    alternatives: list[Alternative] = []
+    left_out: list[LeftOut] = []
+    notes: list[str] = []
+    provenance: Provenance
+
+    def pool(self, name: str) -> Pool:
+        """The pool of that name."""
+        return next(pool for pool in self.pools if pool.name == name)

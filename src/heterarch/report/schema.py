@@ -1,0 +1,113 @@
+"""The Report: what happened, simulated or live, in one schema."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+REPORT_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Summary(_Part):
+    """A distribution in a table: count, mean and the percentiles that SLOs are written against."""
+
+    n: int
+    mean: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+
+class Counts(_Part):
+    """How requests and calls ended; ``offered = completed + rejected + failed + unfinished`` for each."""
+
+    offered: int
+    completed: int
+    rejected: int = 0
+    failed: int = 0
+    unfinished: int = 0
+
+
+class PoolReport(_Part):
+    """One pool: busy share of its engines' time, and what its cache did."""
+
+    name: str
+    role: str
+    engines: int
+    devices: int
+    utilisation: float
+    usd: float
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    iterations: int
+    preemptions: int
+
+
+class OpReport(_Part):
+    """One op: predicted against measured seconds per task, mean; ``source`` says where the prediction came from."""
+
+    name: str
+    kind: str
+    pool: str
+    tasks: int
+    measured_s: Summary
+    predicted_s: float | None = None
+    source: str = ""
+
+
+class CacheReport(_Part):
+    """Prefix reuse. ``block_hit_rate`` = blocks found at lookup / prompt blocks."""
+
+    block_tokens: int
+    blocks: int
+    hit_blocks: int
+    block_hit_rate: float
+
+
+class Verdict(_Part):
+    """One SLO and what was observed."""
+
+    slo: str
+    observed: float
+    met: bool
+
+
+class Report(_Part):
+    """What happened. Times in seconds, money in USD, rates per second of the run."""
+
+    heterarch: Literal["report"] = "report"
+    version: int = REPORT_VERSION
+    kind: Literal["simulated", "live"]
+    plan_sha256: str
+    agent: str
+    workload: str
+    seed: int
+    partial: bool = False
+    duration_s: float
+    requests: Counts
+    calls: Counts
+    reasons: dict[str, int] = {}
+    e2e_s: Summary
+    ttft_s: Summary
+    tpot_s: Summary
+    goodput_rps: float
+    throughput_rps: float
+    output_tokens_per_s: float
+    prompt_tokens: int
+    output_tokens: int
+    kv_transfer_bytes: int
+    cache: CacheReport
+    usd: float
+    usd_per_request: float
+    usd_per_million_tokens: float
+    pools: list[PoolReport]
+    ops: list[OpReport]
+    slo: list[Verdict]
+    notes: list[str] = []

@@ -1,0 +1,26 @@
+"""Shared fixtures: where the real data lies, and how many tests were skipped for want of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NO_DATA = "real data not found"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real traces, measurements and catalogue facts; skips where it is absent."""
+    folder = Path(os.environ.get("HETERARCH_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"{NO_DATA} (set HETERARCH_DATA)")
+    return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests were skipped because the real data is absent."""
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if NO_DATA in str(r.longrepr)]
+    terminalreporter.write_line(f"{len(skipped)} tests skipped for want of real data (HETERARCH_DATA)")
