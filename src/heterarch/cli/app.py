@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command
 
 from heterarch import __version__
 from heterarch.errors import HeterarchError, Interrupted
 
-#: command -> (module with a typer app or function called like the command, one line of help)
+#: command -> one line of help; the command lives in the module of its name
 COMMANDS = {
     "plan": "Plan an agent for a workload on a fleet: which engines, how many, where each op runs.",
     "simulate": "Run a plan in the simulator, on its workload or on a recorded trace.",
@@ -29,57 +26,52 @@ COMMANDS = {
     "schema": "JSON schemas of the files that heterarch reads.",
     "doctor": "What is installed, reachable and missing on this machine.",
 }
-
-
-class LazyGroup(TyperGroup):
-    """Imports a command's module only when that command is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the journey."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command; for the overview only its one line is needed."""
-        if cmd_name not in COMMANDS:
-            return None
-        if ctx.resilient_parsing or cmd_name not in sys.argv[1:]:
-            return click.Command(cmd_name, help=COMMANDS[cmd_name])
-        command = get_command(importlib.import_module(f"heterarch.cli.{cmd_name}").app)
-        command.name = cmd_name
-        command.help = command.help or COMMANDS[cmd_name]
-        return command
-
-
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-
-
-def _version(show: bool) -> None:
-    if show:
-        typer.echo(f"heterarch {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_version, is_eager=True),
-) -> None:
-    """Plan, simulate and run AI agents on the hardware you have."""
+SIGPIPE_CODE = 141
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code (see :mod:`heterarch.errors`), 0 when all went well."""
+    """Run one command; returns the exit code (see :mod:`heterarch.errors`), 0 when all went well.
+
+    Only the module of the command that is called is imported.
+    """
     try:
-        result = get_command(app)(list(arguments), prog_name="heterarch", standalone_mode=False)
+        name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", ())
+        app = importlib.import_module(f"heterarch.cli.{name}").app if name in COMMANDS else _overview()
+        words = rest if name in COMMANDS else arguments or ["--help"]
+        program = f"heterarch {name}" if name in COMMANDS else "heterarch"
+        result = get_command(app)(list(words), prog_name=program, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except HeterarchError as error:
         print(f"heterarch: {error}", file=sys.stderr)
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("heterarch: interrupted", file=sys.stderr)
         return Interrupted.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return SIGPIPE_CODE
+    except Exception as error:
+        if not hasattr(error, "show"):
+            raise
+        error.show()  # a usage error of the command line
+        return 2
+
+
+def _overview() -> typer.Typer:
+    """The commands with their one line each; none of them is imported."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+    def version(show: bool) -> None:
+        if show:
+            typer.echo(f"heterarch {__version__}")
+            raise typer.Exit
+
+    @app.callback()
+    def main(
+        version: bool = typer.Option(False, "--version", help="Print the version.", callback=version, is_eager=True),
+    ) -> None:
+        """Plan, simulate and run AI agents on the hardware you have."""
+
+    for name, line in COMMANDS.items():
+        app.command(name, help=line, short_help=line)(lambda: None)
+    return app

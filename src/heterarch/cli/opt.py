@@ -21,7 +21,7 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def opt(
     file: str = typer.Argument(help="An agent (file.py[:name], file.yaml) or a module (file.mlir, - for stdin)."),
-    passes: str = typer.Option("", help=f"Passes to run: {', '.join(PASSES)}. Options as place{{assign=\"op=pool\"}}."),
+    passes: str = typer.Option("", help=f'Passes to run: {", ".join(PASSES)}. Options as place{{assign="op=pool"}}.'),
     generic: bool = typer.Option(False, help="Generic form, for mlir-opt --allow-unregistered-dialect."),
     locations: bool = typer.Option(True, help="Print the line of the user's program behind each op."),
     verify_each: bool = typer.Option(False, help="Verify after every pass."),

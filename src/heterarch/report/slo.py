@@ -6,8 +6,13 @@ Written as ``e2e.p95<=30s``, ``ttft.p95<=10s``, ``tpot.p50<=50ms``, ``cost.mean<
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from heterarch.documents import parse_document
 from heterarch.errors import InputError, UnknownNameError
 from heterarch.units import format_duration, format_usd, parse_duration_s
 
@@ -55,3 +60,37 @@ def parse_slo(text: str) -> SLO:
     if value <= 0 or percentile > 100:
         raise InputError("an SLO needs a target above zero and a percentile up to 100", observed=repr(text))
     return SLO(metric, percentile, value)
+
+
+class SLODocument(BaseModel):
+    """An SLO file: the targets that a plan must meet, each written as for :func:`parse_slo`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    heterarch: Literal["slo"]
+    version: Literal[1] = 1
+    name: str = ""
+    slo: list[str] = Field(min_length=1)
+
+    @field_validator("slo")
+    @classmethod
+    def _readable(cls, texts: list[str]) -> list[str]:
+        for text in texts:
+            try:
+                parse_slo(text)
+            except InputError as error:
+                raise ValueError(f"{error.what}: {text!r}") from None
+        return texts
+
+
+def read_slos(texts: Iterable[str]) -> list[SLO]:
+    """SLOs from the command line: each text is one SLO, or the path of an SLO file.
+
+    Raises:
+        InputError: see :func:`parse_slo`; for a file with its line.
+    """
+    slos: list[SLO] = []
+    for text in texts:
+        is_file = text.endswith((".yaml", ".yml"))
+        slos += map(parse_slo, parse_document(SLODocument, text).slo if is_file else [text])
+    return slos

@@ -1,0 +1,1 @@
+"""Traces, fitted profiles and arrival processes."""
