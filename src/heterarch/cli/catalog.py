@@ -70,6 +70,13 @@ def prices(
     _show("prices", rows, as_json)
 
 
+_COLUMNS = {
+    "servers": ("id", "device", "devices", "host_vcpus", "host_mem_bytes", "scaleup", "nic", "nics"),
+    "links": ("id", "bytes_per_s", "latency_s"),
+    "sites": ("id", "usd_per_kwh", "pue", "gco2e_per_kwh", "egress_usd_per_gb"),
+}
+
+
 def _entries(name: str, title: str) -> Callable[..., None]:
     def command(overlay: list[Path] | None = _OVERLAY, as_json: bool = _JSON) -> None:
         table = getattr(Catalog.load(*(overlay or ())), name)
@@ -77,8 +84,8 @@ def _entries(name: str, title: str) -> Callable[..., None]:
         if as_json:
             print_json(rows)
             return
-        plain = [{k: v for k, v in row.items() if k not in ("sources", "note")} for row in rows]
-        print_table(name, plain)
+        print_table(name, rows, _COLUMNS[name])
+        note("Every number has a source and a grade: --json shows them.")
 
     command.__doc__ = title
     return command
