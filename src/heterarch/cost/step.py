@@ -33,7 +33,7 @@ def step_time_s(cost: StepCost, tokens: Any, pairs: Any, sequences: Any, context
         cost: coefficients, scalars or arrays that broadcast with the counts.
         tokens: tokens in the batch, prefill chunk and decodes together.
         pairs: sum over prefill chunks of chunk x (tokens already done + chunk / 2).
-        sequences: sequences in the batch.
+        sequences: decoding sequences in the batch; the simulator counts no others.
         context: sum of the context lengths of the decoding sequences.
     """
     experts = cost.expert_s * (1.0 - (1.0 - cost.expert_share) ** tokens)

@@ -14,7 +14,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Callable_(_Part):
+class CallablePart(_Part):
     """A Python callable by reference: ``package.module:qualname`` and the SHA-256 of its source."""
 
     symbol: str
@@ -29,7 +29,7 @@ class AgentPart(_Part):
     name: str
     source: str
     module: str
-    callables: list[Callable_] = []
+    callables: list[CallablePart] = []
 
 
 class StepPart(_Part):
