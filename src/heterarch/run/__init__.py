@@ -1,0 +1,1 @@
+"""Runs a plan for real: executor, engines, live routing, measurement."""

@@ -1,0 +1,1 @@
+"""Engines behind one protocol: embedded llama.cpp, any OpenAI-compatible endpoint, and a fake for tests."""
