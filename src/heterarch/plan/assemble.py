@@ -57,7 +57,7 @@ def _pool(placement: Placement, key: str, name: str) -> Pool:
     if candidate is None:
         return _cpu_pool(placement, key, name, count)
     if candidate.hosted is not None:
-        return _endpoint_pool(candidate, name)
+        return _endpoint_pool(placement, candidate, name)
     return _engine_pool(placement, candidate, name, count)
 
 
@@ -76,7 +76,7 @@ def _cpu_pool(placement: Placement, key: str, name: str, count: int) -> Pool:
     )
 
 
-def _endpoint_pool(candidate: Candidate, name: str) -> Pool:
+def _endpoint_pool(placement: Placement, candidate: Candidate, name: str) -> Pool:
     assert candidate.hosted is not None
     endpoint, price = candidate.hosted.endpoint, candidate.hosted.price
     part = EndpointPart(
@@ -102,6 +102,7 @@ def _endpoint_pool(candidate: Candidate, name: str) -> Pool:
         engines=1,
         model=endpoint.serves,
         concurrency=ENDPOINT_CALLS,
+        context_tokens=placement.setting.windows()[endpoint.serves],
         endpoint=part,
     )
 
@@ -126,6 +127,7 @@ def _engine_pool(placement: Placement, candidate: Candidate, name: str, count: i
         pp=config.pp,
         concurrency=min(MOST_SEQUENCES, max(8, room)),
         max_batched_tokens=PREFILL_BUDGET if candidate.role == "prefill" else MIXED_BUDGET,
+        context_tokens=config.model.context,
         kv_tokens=engine.kv_tokens,
         kv_bytes_per_token=engine.kv_bytes_per_token,
         transfer_bytes_per_s=nic if candidate.role != "mixed" else 0.0,

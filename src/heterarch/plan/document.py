@@ -80,6 +80,7 @@ class Pool(_Part):
     """``engines`` identical engines of one role.
 
     ``concurrency``: most sequences an engine runs at once (for a tool pool: most tasks at once per engine).
+    ``context_tokens``: most tokens of one sequence, prompt and answer; longer chats are compacted (0: no limit).
     ``kv_tokens``: KV capacity per engine. ``usd_per_engine_h`` under the plan's accounting.
     """
 
@@ -95,6 +96,7 @@ class Pool(_Part):
     pp: int = 1
     concurrency: int = 1
     max_batched_tokens: int = 0
+    context_tokens: int = 0
     kv_tokens: int = 0
     kv_bytes_per_token: int = 0
     transfer_bytes_per_s: float = 0.0  # KV out of (prefill) or into (decode) one engine, per direction

@@ -117,6 +117,7 @@ def _scaled(pool: Pool, local: LocalPart, engines: int, cost: StepCost) -> Pool:
             "dtype": "fp32",
             "kv_dtype": "bf16",
             "concurrency": local.slots,
+            "context_tokens": local.context_tokens,
             "kv_tokens": local.context_tokens * local.slots,
             "kv_bytes_per_token": TINY.kv_bytes_per_token("bf16"),
             "usd_per_engine_h": 0.0,

@@ -9,7 +9,7 @@ from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.dtype import canonical_dtype
 from heterarch.catalog.fleet import Fleet
 from heterarch.cost.accounting import Accounting, OwnerTerms
-from heterarch.errors import InfeasibleError, InputError
+from heterarch.errors import InfeasibleError, InputError, UnknownNameError
 from heterarch.ir.flat import FlatProgram
 from heterarch.plan.candidates import Hosted, Reach, engines_of
 from heterarch.plan.cpu import KINDS, CpuPool, cpu_pools
@@ -63,12 +63,19 @@ class Setting:
 
     def windows(self) -> dict[str, int]:
         """Model -> most tokens of context."""
-        return windows_of(self.catalog, self.calls)
+        return windows_of(self.catalog, self.calls, self.flat)
 
 
-def windows_of(catalog: Catalog, calls: Sequence[Call]) -> dict[str, int]:
-    """Model -> most tokens of context, for the models of ``calls``; raises UnknownNameError."""
-    return {call.model: catalog.model(call.model).context for call in calls}
+def windows_of(catalog: Catalog, calls: Sequence[Call], flat: FlatProgram) -> dict[str, int]:
+    """Model -> most tokens of context, for the models of ``calls``; raises UnknownNameError with the call's line."""
+    windows: dict[str, int] = {}
+    for call in calls:
+        try:
+            windows[call.model] = catalog.model(call.model).context
+        except UnknownNameError as error:
+            error.where = flat.where[call.decode]
+            raise
+    return windows
 
 
 def gather(
@@ -93,7 +100,7 @@ def gather(
         InfeasibleError: a model fits on no device of the fleet, or no device has a price.
     """
     calls = tuple(calls_of(flat))
-    walked = walk(flat, workload, seed=seed, windows=windows_of(catalog, calls))
+    walked = walk(flat, workload, seed=seed, windows=windows_of(catalog, calls, flat))
     found, left_out = supplies(fleet, catalog, accounting, terms)
     hosted = tuple(Hosted(endpoint, endpoint.token_price()) for endpoint in fleet.endpoints)
     reach: dict[str, Reach] = {}

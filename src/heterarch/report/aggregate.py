@@ -120,9 +120,7 @@ def summarise(values: Floats | Sequence[float]) -> Summary:
 
 def ttft_s(calls: Records) -> Floats:
     """Seconds from submission to first token of each call (:data:`CALL`); NaN if not completed."""
-    return np.where(
-        calls["status"] == Status.COMPLETED, calls["first_token_s"] - calls["submitted_s"], np.nan
-    )
+    return np.where(calls["status"] == Status.COMPLETED, calls["first_token_s"] - calls["submitted_s"], np.nan)
 
 
 def tpot_s(calls: Records) -> Floats:
@@ -134,9 +132,7 @@ def tpot_s(calls: Records) -> Floats:
 
 def e2e_s(requests: Records) -> Floats:
     """Seconds from release to the last task's end, by request (:data:`REQUEST`); NaN if not completed."""
-    return np.where(
-        requests["status"] == Status.COMPLETED, requests["finish_s"] - requests["release_s"], np.nan
-    )
+    return np.where(requests["status"] == Status.COMPLETED, requests["finish_s"] - requests["release_s"], np.nan)
 
 
 def counts(status: NDArray[np.int8]) -> Counts:

@@ -1,0 +1,127 @@
+"""A report for the reader: tables of 80 columns and up."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from heterarch.report.schema import OpReport, Report, Summary
+from heterarch.units import format_bytes, format_duration, format_usd
+
+_LIMIT = 1.5  # a prediction further off than this factor is marked
+
+
+def render_report(report: Report) -> RenderableType:
+    """Headline, latencies, pools, ops, verdicts and notes."""
+    parts: list[RenderableType] = [headline(report), latency_table(report), pools_table(report)]
+    if report.ops:
+        parts.append(ops_table(report))
+    if report.slo:
+        parts.append(slo_table(report))
+    parts += [Text(f"{count} requests: {reason}", style="yellow") for reason, count in report.reasons.items()]
+    parts += [Text(f"Note: {note}", style="dim") for note in report.notes]
+    return Group(*parts)
+
+
+def headline(report: Report) -> Text:
+    """What ran, for how long, and what it cost."""
+    ended = report.requests
+    text = Text()
+    text.append(f"{report.agent}", style="bold")
+    text.append(f" under {report.workload}, {report.kind}, {format_duration(report.duration_s)}: ")
+    text.append(f"{ended.completed:,} of {ended.offered:,} requests completed", style="bold")
+    for name in ("rejected", "failed", "unfinished"):
+        if getattr(ended, name):
+            text.append(f", {getattr(ended, name):,} {name}", style="red")
+    text.append(f"; {report.calls.completed:,} LLM calls; {format_usd(report.usd)}")
+    text.append(f", {format_usd(report.usd_per_request)} per request")
+    text.append(f", {format_usd(report.usd_per_million_tokens)} per million tokens.")
+    if report.partial:
+        text.append(" PARTIAL: the run was cut short.", style="bold red")
+    return text
+
+
+def latency_table(report: Report) -> Table:
+    """End to end over requests, TTFT and TPOT over calls; rates; cache."""
+    table = _table("Latency", "", "mean", "p50", "p90", "p95", "p99", "n")
+    for name, summary in (("e2e", report.e2e_s), ("ttft", report.ttft_s), ("tpot", report.tpot_s)):
+        times = (format_duration(getattr(summary, key)) for key in ("mean", "p50", "p90", "p95", "p99"))
+        table.add_row(name, *times, f"{summary.n:,}")
+    cache = report.cache
+    table.caption = (
+        f"{report.throughput_rps:.3g} requests/s, goodput {report.goodput_rps:.3g}/s, "
+        f"{report.output_tokens_per_s:.4g} output tokens/s; "
+        f"prefix hits {cache.block_hit_rate:.2%} of {cache.blocks:,} blocks; "
+        f"KV moved {format_bytes(report.kv_transfer_bytes)}"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def pools_table(report: Report) -> Table:
+    """One row per pool."""
+    table = _table("Pools", "pool", "engines", "busy", "prompt tokens", "cached", "output tokens", "USD")
+    for pool in report.pools:
+        cached = pool.cached_tokens / pool.prompt_tokens if pool.prompt_tokens else None
+        table.add_row(
+            pool.name,
+            str(pool.engines),
+            f"{pool.utilisation:.0%}",
+            f"{pool.prompt_tokens:,}",
+            "-" if cached is None else f"{cached:.1%}",
+            f"{pool.output_tokens:,}",
+            f"{pool.usd:.4g}",
+        )
+    return table
+
+
+def ops_table(report: Report) -> Table:
+    """Predicted against measured per op."""
+    seen = "simulated" if report.kind == "simulated" else "measured"
+    table = _table("Ops", "op", "pool", "tasks", f"{seen} mean", "p95", "predicted", "ratio", "prediction from")
+    for op in report.ops:
+        table.add_row(
+            op.name,
+            op.pool,
+            f"{op.tasks:,}",
+            _time(op.measured_s, "mean"),
+            _time(op.measured_s, "p95"),
+            "-" if op.predicted_s is None else format_duration(op.predicted_s),
+            _ratio(op),
+            op.source.partition(":")[0] or "-",
+        )
+    return table
+
+
+def slo_table(report: Report) -> Table:
+    """Each SLO, what was observed, and whether it was met."""
+    table = _table("SLO", "target", "observed", "met")
+    for verdict in report.slo:
+        cost = verdict.slo.startswith("cost")
+        observed = format_usd(verdict.observed) if cost else format_duration(verdict.observed)
+        table.add_row(
+            verdict.slo, observed, Text("yes", style="green") if verdict.met else Text("NO", style="bold red")
+        )
+    return table
+
+
+def _time(summary: Summary, key: str) -> str:
+    return format_duration(getattr(summary, key)) if summary.n else "-"
+
+
+def _ratio(op: OpReport) -> str:
+    """Predicted over measured."""
+    if not op.predicted_s or not op.measured_s.mean:
+        return "-"
+    ratio = op.predicted_s / op.measured_s.mean
+    return f"{ratio:.2f}" + ("" if 1 / _LIMIT <= ratio <= _LIMIT else " !")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    left = {"", "pool", "op", "target", "met", "prediction from"}
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+    return table

@@ -1,0 +1,356 @@
+"""One engine: who waits, who runs, and what the next iteration computes.
+
+Rules, as in vLLM V1 and Sarathi (OSDI'24): first come first served; decodes first, then the prefill under way, then
+new prompts, up to ``budget`` tokens and ``seats`` sequences per iteration. A prompt is admitted when the blocks that
+it still needs are there and ``watermark`` blocks stay free. A decode that needs a block when none is left evicts the
+latest admitted sequence, which recomputes its KV later and waits at the front (Vidur, vLLM). A decode's growth is
+counted by iteration modulo block size and its end stands in a heap, so an iteration costs nothing per decoding
+sequence. ``sequences`` of the step cost are the decoding ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from heterarch.cost.step import StepCost, step_time_s
+from heterarch.sim.cache import append_run, cover, hold, idle_on_path, keep_all, lookup, release, take
+from heterarch.sim.compiled import compiled
+from heterarch.sim.heap import drop_finish, push_finish
+
+step_seconds = compiled(step_time_s)
+
+
+@compiled
+def blocks_of(tree: Any, tokens: int) -> int:
+    """KV blocks of ``tokens`` tokens."""
+    return int((tokens + tree.block_tokens - 1) // tree.block_tokens)
+
+
+@compiled
+def cached_blocks(s: Any, t: Any, tree: Any, e: int, task: int) -> int:
+    """Leading blocks of the prompt of ``task`` that engine ``e`` holds."""
+    cache, leaf = s.engines[e].cache, t.rows[task].node
+    return lookup(tree, s.nodes[cache], leaf) if cache >= 0 and leaf >= 0 else 0
+
+
+@compiled
+def enqueue(s: Any, t: Any, tree: Any, e: int, task: int, front: bool) -> None:
+    """Put ``task`` into the queue of engine ``e``."""
+    engine, sequence = s.engines[e], s.sequences[task]
+    sequence.engine = e
+    if sequence.owed == 0:
+        found = cached_blocks(s, t, tree, e, task) * tree.block_tokens
+        sequence.owed = sequence.need - min(found, sequence.need - 1)
+        engine.unprefilled += sequence.owed
+    engine.queued += 1
+    sequence.next = engine.head if front else -1
+    if engine.head < 0:
+        engine.head = engine.tail = task
+    elif front:
+        engine.head = task
+    else:
+        s.sequences[engine.tail].next = task
+        engine.tail = task
+
+
+@compiled
+def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
+    """Form the next batch of engine ``e`` and set ``end_s``; False when there is nothing to compute."""
+    engine = s.engines[e]
+    pool = s.pools[engine.pool]
+    _seat_transferred(s, t, tree, e, now_s)
+    _grow(s, t, tree, e)
+    tokens, pairs = engine.decodes, 0.0
+    while tokens < pool.budget:
+        task = engine.partial
+        if task < 0:
+            task = engine.head
+            if task < 0 or s.sequences[task].transferred or not _admit(s, t, tree, e, task, now_s):
+                break
+            engine.partial = task
+        sequence = s.sequences[task]
+        chunk = min(pool.budget - tokens, sequence.need - sequence.done)
+        pairs += chunk * (sequence.done + 0.5 * chunk)
+        tokens += chunk
+        _compute(s, t, tree, e, task, chunk)
+    engine.busy = 1 if tokens > 0 else 0
+    if tokens > 0:
+        engine.started_s = now_s
+        engine.end_s = now_s + step_seconds(_cost(pool), tokens, pairs, engine.decodes, engine.context)
+    return bool(tokens > 0)
+
+
+@compiled
+def _cost(pool: Any) -> StepCost:
+    return StepCost(
+        pool.fixed_s,
+        pool.weight_s,
+        pool.expert_s,
+        pool.expert_share,
+        pool.token_s,
+        pool.comm_s,
+        pool.pair_s,
+        pool.context_s,
+        pool.sequence_s,
+    )
+
+
+@compiled
+def end_iteration(s: Any, e: int) -> None:
+    """Account for the iteration that ends now; decodes move on by one token."""
+    engine = s.engines[e]
+    seconds = engine.end_s - engine.started_s
+    engine.busy_s += seconds
+    engine.kv_block_s += seconds * (s.pools[engine.pool].capacity - engine.free - engine.idle)
+    engine.output_tokens += engine.decodes
+    engine.context += engine.decodes
+    engine.iteration += 1
+
+
+@compiled
+def next_finished(s: Any, t: Any, tree: Any, e: int) -> int:
+    """Take out one decode that made its last token in the iteration just ended; -1 when there is none."""
+    engine = s.engines[e]
+    if engine.finishes == 0 or s.finishes[e, 0].iteration != engine.iteration - 1:
+        return -1
+    task = s.finishes[e, 0].task
+    engine.finishes = drop_finish(s.finishes[e], engine.finishes, 0)
+    _stop_decode(s, tree, e, task)
+    s.sequences[task].left = 0
+    leave(s, t, tree, e, task)
+    free_blocks(s, t, tree, e, task, True)
+    return int(task)
+
+
+@compiled
+def next_prefilled(s: Any, e: int) -> int:
+    """Take out one sequence whose prefill ended; its next token is made. -1 when there is none."""
+    engine = s.engines[e]
+    task = engine.prefilled
+    if task >= 0:
+        sequence = s.sequences[task]
+        engine.prefilled = sequence.next
+        engine.output_tokens += 1
+        sequence.left -= 1
+    return int(task)
+
+
+@compiled
+def start_decode(s: Any, tree: Any, e: int, task: int) -> None:
+    """Let a running sequence take part in the decodes from the next iteration on."""
+    engine, sequence = s.engines[e], s.sequences[task]
+    sequence.from_iteration = engine.iteration
+    sequence.from_context = sequence.need + 1
+    engine.decodes += 1
+    engine.context += sequence.from_context
+    s.crossing[e, _phase(sequence, tree)] += 1
+    last = engine.iteration + sequence.left - 1
+    engine.finishes = push_finish(s.finishes[e], engine.finishes, last, task)
+
+
+@compiled
+def leave(s: Any, t: Any, tree: Any, e: int, task: int) -> None:
+    """Give up the seat; blocks stay."""
+    engine, sequence = s.engines[e], s.sequences[task]
+    before, after = sequence.run_prev, sequence.run_next
+    if before >= 0:
+        s.sequences[before].run_next = after
+    else:
+        engine.run_head = after
+    if after >= 0:
+        s.sequences[after].run_prev = before
+    else:
+        engine.run_tail = before
+    engine.running -= 1
+
+
+@compiled
+def free_blocks(s: Any, t: Any, tree: Any, e: int, task: int, keep_answer: bool) -> None:
+    """Give back the blocks of ``task``; its prompt, and its answer if the tree knows it, stay as a cache."""
+    engine, sequence = s.engines[e], s.sequences[task]
+    engine.free += sequence.held
+    sequence.held = 0
+    cache = engine.cache
+    leaf_out = t.rows[task].node_out if keep_answer else -1
+    if cache >= 0 and s.clock[0].unbounded:
+        keep_all(tree, s.nodes[cache], leaf_out)
+    elif sequence.locked >= 0:
+        if leaf_out >= 0:
+            engine.free -= append_run(tree, s.nodes[cache], engine, sequence.locked, leaf_out)
+        release(tree, s.nodes[cache], engine, sequence.locked)
+        sequence.locked = -1
+
+
+@compiled
+def _phase(sequence: Any, tree: Any) -> int:
+    return int((sequence.from_iteration + 1 - sequence.from_context) % tree.block_tokens)
+
+
+@compiled
+def _stop_decode(s: Any, tree: Any, e: int, task: int) -> None:
+    engine, sequence = s.engines[e], s.sequences[task]
+    made = engine.iteration - sequence.from_iteration
+    context = sequence.from_context + made
+    engine.decodes -= 1
+    engine.context -= context
+    s.crossing[e, _phase(sequence, tree)] -= 1
+    sequence.left -= made
+    sequence.held += blocks_of(tree, context - 1) - blocks_of(tree, sequence.need)
+    sequence.need = context
+
+
+@compiled
+def _grow(s: Any, t: Any, tree: Any, e: int) -> None:
+    engine = s.engines[e]
+    phase = engine.iteration % tree.block_tokens
+    while s.crossing[e, phase] > engine.free + engine.idle:
+        _preempt(s, t, tree, e, engine.run_tail)
+    wanted = s.crossing[e, phase]
+    if wanted > engine.free:
+        take(s.nodes[engine.cache], engine, wanted)
+    else:
+        engine.free -= wanted
+
+
+@compiled
+def _preempt(s: Any, t: Any, tree: Any, e: int, task: int) -> None:
+    engine, sequence = s.engines[e], s.sequences[task]
+    if task == engine.partial:
+        engine.partial = -1
+        engine.unprefilled -= sequence.owed
+    else:
+        _stop_decode(s, tree, e, task)
+        for row in range(engine.finishes):
+            if s.finishes[e, row].task == task:
+                engine.finishes = drop_finish(s.finishes[e], engine.finishes, row)
+                break
+    leave(s, t, tree, e, task)
+    free_blocks(s, t, tree, e, task, False)
+    sequence.owed = 0
+    sequence.done = 0
+    sequence.restarts += 1
+    engine.preemptions += 1
+    enqueue(s, t, tree, e, task, True)
+
+
+@compiled
+def _fits(s: Any, tree: Any, e: int, leaf: int, wanted: int) -> bool:
+    engine = s.engines[e]
+    spare = engine.free + engine.idle - wanted
+    if engine.running > 0:
+        spare -= s.pools[engine.pool].watermark
+    if spare >= 0 and leaf >= 0:
+        spare -= idle_on_path(tree, s.nodes[engine.cache], leaf)
+    return bool(spare >= 0)
+
+
+@compiled
+def _admit(s: Any, t: Any, tree: Any, e: int, task: int, now_s: float) -> bool:
+    engine, sequence = s.engines[e], s.sequences[task]
+    if engine.running >= s.pools[engine.pool].seats:
+        return False
+    leaf = t.rows[task].node if engine.cache >= 0 else -1
+    found = lookup(tree, s.nodes[engine.cache], leaf) if leaf >= 0 else 0
+    shared = tree.runs[leaf].end if leaf >= 0 else 0
+    unbounded = s.clock[0].unbounded != 0
+    wanted = max(blocks_of(tree, sequence.need), shared) - (shared if unbounded else found)
+    if not _fits(s, tree, e, -1 if unbounded else leaf, wanted):
+        return False
+    if leaf >= 0 and not unbounded:
+        hold(tree, s.nodes[engine.cache], engine, leaf)
+        sequence.locked = leaf
+    if wanted > engine.free:
+        take(s.nodes[engine.cache], engine, wanted)
+    else:
+        engine.free -= wanted
+    sequence.held = wanted
+    sequence.covered = found
+    _count_hits(s, tree, e, task, found, shared, now_s)
+    if unbounded and leaf >= 0:
+        keep_all(tree, s.nodes[engine.cache], leaf)
+    _dequeue(s, e, task)
+    return True
+
+
+@compiled
+def _count_hits(s: Any, tree: Any, e: int, task: int, found: int, shared: int, now_s: float) -> None:
+    engine, sequence = s.engines[e], s.sequences[task]
+    cached = min(found * tree.block_tokens, sequence.need - 1)  # the last token is always computed
+    sequence.done = cached
+    if np.isnan(sequence.scheduled_s):
+        sequence.scheduled_s = now_s
+        sequence.cached = cached
+        s.clock[0].asked_blocks += shared
+        s.clock[0].hit_blocks += found
+        engine.prompt_tokens += sequence.need
+        engine.cached_tokens += cached
+    engine.unprefilled += sequence.need - cached - sequence.owed
+    sequence.owed = sequence.need - cached
+
+
+@compiled
+def _dequeue(s: Any, e: int, task: int) -> None:
+    """The head of the queue takes a seat."""
+    engine, sequence = s.engines[e], s.sequences[task]
+    engine.head = sequence.next
+    if engine.head < 0:
+        engine.tail = -1
+    engine.queued -= 1
+    sequence.run_prev = engine.run_tail
+    sequence.run_next = -1
+    if engine.run_tail >= 0:
+        s.sequences[engine.run_tail].run_next = task
+    else:
+        engine.run_head = task
+    engine.run_tail = task
+    engine.running += 1
+    engine.peak_running = max(engine.peak_running, engine.running)
+
+
+@compiled
+def _compute(s: Any, t: Any, tree: Any, e: int, task: int, chunk: int) -> None:
+    """Prefill ``chunk`` more tokens of the partial sequence; its blocks enter the tree as they are scheduled."""
+    engine, sequence = s.engines[e], s.sequences[task]
+    sequence.done += chunk
+    sequence.owed -= chunk
+    engine.unprefilled -= chunk
+    finished = sequence.done >= sequence.need
+    if sequence.locked >= 0:
+        shared = tree.runs[sequence.locked].end
+        after = shared if finished else min(shared, sequence.done // tree.block_tokens)
+        if after > sequence.covered:
+            moved, twice = cover(tree, s.nodes[engine.cache], sequence.locked, sequence.covered, after)
+            sequence.held -= moved
+            engine.free += twice
+            sequence.covered = after
+    if finished:
+        engine.partial = -1
+        sequence.next = -1
+        if engine.prefilled < 0:
+            engine.prefilled = task
+        else:
+            s.sequences[engine.prefilled_tail].next = task
+        engine.prefilled_tail = task
+
+
+@compiled
+def _seat_transferred(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
+    """Admit waiting sequences whose KV has come from a prefill engine: they decode at once."""
+    engine = s.engines[e]
+    while engine.head >= 0 and s.sequences[engine.head].transferred:
+        task = engine.head
+        if not _admit(s, t, tree, e, task, now_s):
+            break
+        sequence = s.sequences[task]
+        engine.unprefilled -= sequence.owed
+        sequence.owed = 0
+        sequence.done = sequence.need
+        sequence.transferred = 0
+        if sequence.locked >= 0:
+            shared = tree.runs[sequence.locked].end
+            moved, twice = cover(tree, s.nodes[engine.cache], sequence.locked, sequence.covered, shared)
+            sequence.held -= moved
+            engine.free += twice
+        start_decode(s, tree, e, task)

@@ -1,0 +1,41 @@
+"""The compiler of the core, with the types of what it compiles kept."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numba
+
+_njit: Any = numba.njit
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """``function`` as machine code that other compiled code calls; Python cannot call it.
+
+    Arithmetic is IEEE (no fast-math), so that the same seed gives the same bytes.
+    """
+    made: F = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    return made
+
+
+def entry(function: F) -> F:
+    """``function`` as machine code that Python calls, kept on disk for the next process.
+
+    What is kept is keyed by the function's own byte code and closure only, so an entry must close over the
+    :func:`fingerprint` of every module whose functions it calls.
+    """
+    made: F = _njit(cache=True, error_model="numpy")(function)
+    return made
+
+
+def fingerprint(*modules: ModuleType) -> int:
+    """A number, never 0, that changes with the source of any of ``modules``."""
+    total = 0
+    for module in modules:
+        total = zlib.crc32(Path(str(module.__file__)).read_bytes(), total)
+    return total or 1

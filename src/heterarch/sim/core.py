@@ -1,0 +1,393 @@
+"""The compiled event loop: one event per engine iteration at most, resumable at any time.
+
+:func:`advance` runs until nothing is left, a time is reached, or a router written in Python must decide. Between two
+calls Python may look at the state, change the health of engines or stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from heterarch.cost import step
+from heterarch.policy import router
+from heterarch.policy.base import RouterView
+from heterarch.policy.router import least_pending_tokens, prefix_affinity
+from heterarch.sim import batch, cache, flow, heap
+from heterarch.sim.batch import (
+    begin_iteration,
+    blocks_of,
+    cached_blocks,
+    end_iteration,
+    enqueue,
+    free_blocks,
+    leave,
+    next_finished,
+    next_prefilled,
+    start_decode,
+)
+from heterarch.sim.cache import keep_all, lookup
+from heterarch.sim.compiled import compiled, entry, fingerprint
+from heterarch.sim.flow import COMPLETED, FAILED, REJECTED, end_task, first_token, open_request
+from heterarch.sim.heap import drop_event, push_event
+from heterarch.sim.state import UNDECIDED, Event, PoolKind, State, Stop
+from heterarch.sim.tasks import Prefixes, TaskKind, Tasks
+
+GENERATE = int(TaskKind.GENERATE)
+ENDPOINT = int(PoolKind.ENDPOINT)
+SUBMIT, ITERATION, HANDOFF = int(Event.SUBMIT), int(Event.ITERATION), int(Event.HANDOFF)
+ARRIVED, FIRST, DONE = int(Event.ARRIVED), int(Event.FIRST), int(Event.DONE)
+START = int(Event.START)
+STOP_DONE, STOP_UNTIL, STOP_ROUTE = int(Stop.DONE), int(Stop.UNTIL), int(Stop.ROUTE)
+STOP_STUCK = int(Stop.STUCK)
+
+#: reasons by number, as they stand in ``requests.reason``
+REASONS = (
+    "the call needs more KV than one engine has",
+    "no healthy engine",
+)
+TOO_LONG, NO_ENGINE = 0, 1
+_NEVER = float("inf")
+
+_least_pending_tokens = compiled(least_pending_tokens)
+_prefix_affinity = compiled(prefix_affinity)
+
+
+@compiled
+def _next(s: Any, t: Any) -> tuple[float, bool]:
+    """When the next thing happens, and whether it is a task without predecessors."""
+    clock = s.clock[0]
+    dynamic = s.events[0].time_s if clock.events > 0 else _NEVER
+    if clock.next_root < len(s.roots):
+        task = s.roots[clock.next_root]
+        at = t.rows[task].release_s + t.rows[task].delay_s
+        if at <= dynamic:
+            return at, True
+    return dynamic, False
+
+
+@compiled
+def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> bool:
+    if kind == SUBMIT:
+        return _submit(s, t, tree, id_, now_s)
+    if kind == HANDOFF:
+        return _route(s, t, tree, id_, t.rows[id_].decode_pool, now_s)
+    if kind == ARRIVED:
+        _arrived(s, t, tree, id_, now_s)
+    elif kind == FIRST:
+        first_token(s, t, id_, now_s)
+    elif kind == DONE:
+        _delay_done(s, t, id_, now_s)
+    return True
+
+
+@compiled
+def _submit(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
+    if not open_request(s, t, task, now_s):
+        request = s.requests[t.rows[task].request]
+        end_task(s, t, task, now_s, request.status, request.reason)
+        return True
+    pool = t.rows[task].prefill_pool
+    if t.rows[task].kind != GENERATE:
+        _delay(s, t, task, now_s)
+        return True
+    if s.pools[pool].kind == ENDPOINT:
+        _call_endpoint(s, t, tree, task, now_s)
+        return True
+    if _too_long(s, t, tree, task):
+        end_task(s, t, task, now_s, REJECTED, TOO_LONG)
+        return True
+    return _route(s, t, tree, task, pool, now_s)
+
+
+@compiled
+def _too_long(s: Any, t: Any, tree: Any, task: int) -> bool:
+    shared = tree.runs[t.rows[task].node].end if t.rows[task].node >= 0 else 0
+    prompt = max(shared, blocks_of(tree, t.rows[task].prompt_tokens))
+    whole = max(shared, blocks_of(tree, t.rows[task].prompt_tokens + t.rows[task].output_tokens))
+    prefill, decode = s.pools[t.rows[task].prefill_pool], s.pools[t.rows[task].decode_pool]
+    return bool(prompt > prefill.capacity or whole > decode.capacity)
+
+
+@compiled
+def _run_engine(s: Any, t: Any, tree: Any, e: int, kind: int, until_s: float, most: int) -> int:
+    """Start engine ``e``, or end its iteration, and run on until another event comes first; iterations begun."""
+    clock, engine = s.clock[0], s.engines[e]
+    count = 0
+    if kind == ITERATION:
+        _harvest(s, t, tree, e, engine.end_s)
+    while True:
+        count += 1
+        if engine.healthy == 0 or not begin_iteration(s, t, tree, e, clock.now_s):
+            engine.busy = 0
+            return count
+        coming, _ = _next(s, t)
+        if engine.end_s >= coming or engine.end_s > until_s or count >= most:
+            push_event(clock, s.events, engine.end_s, ITERATION, e)
+            return count
+        clock.now_s = engine.end_s
+        _harvest(s, t, tree, e, engine.end_s)
+
+
+@compiled
+def _harvest(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
+    end_iteration(s, e)
+    task = next_finished(s, t, tree, e)
+    while task >= 0:
+        end_task(s, t, task, now_s, COMPLETED, -1)
+        task = next_finished(s, t, tree, e)
+    task = next_prefilled(s, e)
+    while task >= 0:
+        first_token(s, t, task, now_s)
+        if s.sequences[task].left <= 0:
+            leave(s, t, tree, e, task)
+            free_blocks(s, t, tree, e, task, True)
+            end_task(s, t, task, now_s, COMPLETED, -1)
+        elif s.engines[e].pool != t.rows[task].decode_pool:
+            leave(s, t, tree, e, task)
+            push_event(s.clock[0], s.events, now_s, HANDOFF, task)
+        else:
+            start_decode(s, tree, e, task)
+        task = next_prefilled(s, e)
+
+
+@compiled
+def _wake(s: Any, e: int, now_s: float) -> None:
+    """Let an idle engine look at its queue once everything else of this moment has happened."""
+    engine = s.engines[e]
+    if engine.busy == 0:
+        engine.busy = 1
+        push_event(s.clock[0], s.events, now_s, START, e)
+
+
+@compiled
+def _route(s: Any, t: Any, tree: Any, task: int, p: int, now_s: float) -> bool:
+    """Choose an engine of pool ``p`` for ``task`` and send it there; False when Python must choose."""
+    pool = s.pools[p]
+    fill_view(s, t, tree, task, p)
+    if pool.router < 0:
+        s.clock[0].route_task, s.clock[0].route_pool = task, p
+        return False
+    _place(s, t, tree, task, p, _decide(s, t, task, p, now_s), now_s)
+    return True
+
+
+@compiled
+def fill_view(s: Any, t: Any, tree: Any, task: int, p: int) -> None:
+    """Write what a router sees of pool ``p`` into the scratch arrays."""
+    first = s.pools[p].first
+    for e in range(first, first + s.pools[p].engines):
+        engine = s.engines[e]
+        found = cached_blocks(s, t, tree, e, task) * tree.block_tokens
+        s.views[e].cached = min(found, t.rows[task].prompt_tokens)
+        s.views[e].pending = engine.unprefilled + engine.context
+        s.views[e].queued = engine.queued
+        s.views[e].running = engine.running
+        s.views[e].healthy = engine.healthy != 0
+
+
+@compiled
+def _decide(s: Any, t: Any, task: int, p: int, now_s: float) -> int:
+    a = s.pools[p].first
+    b = a + s.pools[p].engines
+    views = s.views[a:b]
+    view = RouterView(
+        now_s,
+        t.rows[task].prompt_tokens,
+        last_engine(s, t, task, p),
+        views.age,
+        views.cached,
+        views.pending,
+        views.queued,
+        views.running,
+        views.healthy,
+    )
+    if s.pools[p].router == 0:
+        return _least_pending_tokens(view)
+    return _prefix_affinity(view)
+
+
+@compiled
+def last_engine(s: Any, t: Any, task: int, p: int) -> int:
+    """Row within pool ``p`` of the engine that last served this session there, -1 if none did."""
+    return int(s.last_engine[t.rows[task].session, p])
+
+
+@compiled
+def _resume(s: Any, t: Any, tree: Any) -> bool:
+    clock = s.clock[0]
+    if clock.decision == UNDECIDED:
+        return False
+    task, p, row = clock.route_task, clock.route_pool, clock.decision
+    clock.route_task, clock.route_pool, clock.decision = -1, -1, UNDECIDED
+    _place(s, t, tree, task, p, row, clock.now_s)
+    return True
+
+
+@compiled
+def _place(s: Any, t: Any, tree: Any, task: int, p: int, row: int, now_s: float) -> None:
+    sequence = s.sequences[task]
+    s.clock[0].decisions += 1
+    if row < 0:
+        if sequence.engine >= 0:  # the prefill is done: its engine forgets it
+            free_blocks(s, t, tree, sequence.engine, task, False)
+            _wake(s, sequence.engine, now_s)
+        end_task(s, t, task, now_s, FAILED, NO_ENGINE)
+        return
+    s.last_engine[t.rows[task].session, p] = row
+    e = s.pools[p].first + row
+    if sequence.engine >= 0:
+        _send(s, t, tree, task, e, now_s)
+        return
+    sequence.first_engine = e
+    enqueue(s, t, tree, e, task, False)
+    _wake(s, e, now_s)
+
+
+@compiled
+def _send(s: Any, t: Any, tree: Any, task: int, target: int, now_s: float) -> None:
+    """Send the KV that the decode engine lacks; transfers out of one engine follow each other."""
+    sequence = s.sequences[task]
+    source, engine = s.engines[sequence.engine], s.engines[target]
+    a, b = s.pools[source.pool], s.pools[engine.pool]
+    found = cached_blocks(s, t, tree, target, task) * tree.block_tokens
+    tokens = max(sequence.need - found, 0)
+    rate = min(a.link_bytes_per_s, b.link_bytes_per_s)
+    start = max(now_s, source.link_free_s)
+    source.link_free_s = start + tokens * a.kv_bytes / rate
+    source.transfer_tokens += tokens
+    sequence.target = target
+    sequence.owed = sequence.need
+    engine.unprefilled += sequence.owed
+    latency = max(a.link_latency_s, b.link_latency_s)
+    push_event(s.clock[0], s.events, source.link_free_s + latency, ARRIVED, task)
+
+
+@compiled
+def _arrived(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
+    sequence = s.sequences[task]
+    source = sequence.engine
+    free_blocks(s, t, tree, source, task, False)
+    sequence.transferred = 1
+    sequence.arrived_s = now_s
+    enqueue(s, t, tree, sequence.target, task, False)
+    _wake(s, source, now_s)
+    _wake(s, sequence.engine, now_s)
+
+
+@compiled
+def _call_endpoint(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
+    """A hosted API: sampled latency, after the rate limits (token buckets that hold one minute) let it pass."""
+    pool, sequence = s.pools[t.rows[task].prefill_pool], s.sequences[task]
+    engine = s.engines[pool.first]
+    output = max(t.rows[task].output_tokens, 1)
+    start = now_s
+    tokens_s = min(60.0, pool.token_interval_s * (t.rows[task].prompt_tokens + output))
+    if pool.call_interval_s > 0.0:
+        start = max(start, pool.calls_due_s + pool.call_interval_s - 60.0)
+        pool.calls_due_s = max(pool.calls_due_s, start) + pool.call_interval_s
+    if tokens_s > 0.0:
+        start = max(start, pool.tokens_due_s + tokens_s - 60.0)
+        pool.tokens_due_s = max(pool.tokens_due_s, start) + tokens_s
+    sequence.scheduled_s = start
+    sequence.first_engine = sequence.engine = pool.first
+    leaf = t.rows[task].node
+    if leaf >= 0:
+        found = lookup(tree, s.nodes[engine.cache], leaf)
+        sequence.cached = min(found * tree.block_tokens, t.rows[task].prompt_tokens - 1)
+        s.clock[0].asked_blocks += tree.runs[leaf].end
+        s.clock[0].hit_blocks += found
+        keep_all(tree, s.nodes[engine.cache], leaf)
+        keep_all(tree, s.nodes[engine.cache], t.rows[task].node_out)
+    engine.prompt_tokens += t.rows[task].prompt_tokens
+    engine.cached_tokens += sequence.cached
+    engine.output_tokens += output
+    first = start + t.rows[task].ttft_s
+    push_event(s.clock[0], s.events, first, FIRST, task)
+    push_event(s.clock[0], s.events, first + t.rows[task].tpot_s * (output - 1), DONE, task)
+
+
+@compiled
+def _delay(s: Any, t: Any, task: int, now_s: float) -> None:
+    """Serve a task on its pool's servers, first come first served, or at once where it has none."""
+    p = t.rows[task].prefill_pool
+    if p >= 0:
+        pool = s.pools[p]
+        if pool.free_servers == 0:
+            s.sequences[task].next = -1
+            if pool.head < 0:
+                pool.head = task
+            else:
+                s.sequences[pool.tail].next = task
+            pool.tail = task
+            return
+        pool.free_servers -= 1
+        pool.busy_s += t.rows[task].service_s
+    s.sequences[task].scheduled_s = now_s
+    push_event(s.clock[0], s.events, now_s + t.rows[task].service_s, DONE, task)
+
+
+@compiled
+def _delay_done(s: Any, t: Any, task: int, now_s: float) -> None:
+    p = t.rows[task].prefill_pool
+    if p >= 0 and t.rows[task].kind != GENERATE:
+        pool = s.pools[p]
+        pool.free_servers += 1
+        waiting = pool.head
+        if waiting >= 0:
+            pool.head = s.sequences[waiting].next
+            _delay(s, t, waiting, now_s)
+    end_task(s, t, task, now_s, COMPLETED, -1)
+
+
+@compiled
+def _step(s: Any, t: Any, tree: Any, now_s: float, root: bool, until_s: float, most: int) -> int:
+    """Let the next event happen; how many iterations and events that were, 0 when Python must route."""
+    clock = s.clock[0]
+    clock.now_s = now_s
+    if root:
+        kind, id_ = SUBMIT, s.roots[clock.next_root]
+        clock.next_root += 1
+    else:
+        kind, id_ = s.events[0].kind, s.events[0].id
+        drop_event(clock, s.events)
+    if kind in (ITERATION, START):
+        return _run_engine(s, t, tree, id_, kind, until_s, most)
+    return 1 if _handle(s, t, tree, kind, id_, now_s) else 0
+
+
+def _event_loop(sources: int) -> Callable[[State, Tasks, Prefixes, float, int], int]:
+    def advance(s: Any, t: Any, tree: Any, until_s: float, most_events: int) -> int:
+        clock = s.clock[0]
+        left = most_events if sources else 0  # ties the machine code on disk to its sources
+        if clock.route_task >= 0 and not _resume(s, t, tree):
+            return STOP_ROUTE
+        while left > 0:
+            now_s, root = _next(s, t)
+            if now_s == _NEVER:
+                return STOP_STUCK if clock.open_tasks > 0 else STOP_DONE
+            if now_s > until_s:
+                return STOP_UNTIL
+            happened = _step(s, t, tree, now_s, root, until_s, left)
+            if happened == 0:
+                return STOP_ROUTE
+            left -= happened
+        return STOP_UNTIL
+
+    return entry(advance)
+
+
+_advance = _event_loop(fingerprint(batch, cache, flow, heap, router, step))
+
+
+def advance(state: State, tasks: Tasks, tree: Prefixes, until_s: float, most_events: int) -> Stop:
+    """Run the world.
+
+    Args:
+        state: changed in place.
+        tasks: what runs.
+        tree: prefixes of the prompts.
+        until_s: stop before the first event after this time.
+        most_events: come back (as at UNTIL) after about so many events and iterations.
+    """
+    return Stop(_advance(state, tasks, tree, until_s, most_events))

@@ -1,0 +1,163 @@
+"""What a finished (or stopped) simulation says: records, pools, ops, money."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heterarch.ir.flat import FlatProgram, OpKind
+from heterarch.plan.document import Plan, Pool
+from heterarch.report.aggregate import CALL, REQUEST, OpTimes, Records, Status
+from heterarch.report.schema import PoolReport
+from heterarch.sim.placement import call_ops
+from heterarch.sim.pools import pool_kind
+from heterarch.sim.state import PoolKind, State
+from heterarch.sim.tasks import TaskKind, Tasks
+from heterarch.units import HOUR_S
+
+Floats = NDArray[np.float64]
+
+
+def span_s(state: State) -> float:
+    """Seconds from the first release to the last event that ended or started something."""
+    release = state.requests["release_s"]
+    if not np.isfinite(release).any():
+        return 0.0
+    ends = state.sequences["finish_s"]
+    last = float(state.clock[0]["now_s"])
+    if np.isfinite(ends).all() and len(ends):
+        last = float(ends.max())
+    return max(0.0, last - float(np.nanmin(release)))
+
+
+def call_records(state: State, tasks: Tasks) -> Records:
+    """One :data:`heterarch.report.aggregate.CALL` row per LLM call submitted, in task order."""
+    rows, sequences = tasks.rows, state.sequences
+    due = np.flatnonzero((rows["kind"] == TaskKind.GENERATE) & np.isfinite(sequences["submitted_s"]))
+    records = np.zeros(len(due), CALL)
+    for name in ("request", "session", "op", "prompt_tokens", "output_tokens", "decode_pool"):
+        records[name] = rows[name][due]
+    records["pool"] = rows["prefill_pool"][due]
+    for name in ("submitted_s", "scheduled_s", "finish_s", "restarts", "status"):
+        records[name] = sequences[name][due]
+    records["first_token_s"], records["cached_tokens"] = sequences["first_s"][due], sequences["cached"][due]
+    first = state.pools["first"]
+    for name, column, pool in (("engine", "first_engine", "pool"), ("decode_engine", "engine", "decode_pool")):
+        engine = sequences[column][due]
+        records[name] = np.where(engine >= 0, engine - first[records[pool]], -1)
+    return records
+
+
+def request_records(state: State, usd: Floats) -> Records:
+    """One :data:`heterarch.report.aggregate.REQUEST` row per request; ``usd`` [R] is what hosted APIs billed it."""
+    requests = state.requests
+    ended = requests["left"] == 0
+    records = np.zeros(len(requests), REQUEST)
+    records["session"] = -1
+    records["release_s"], records["usd"], records["reason"] = requests["release_s"], usd, requests["reason"]
+    records["finish_s"] = np.where(ended, requests["finish_s"], np.nan)
+    lost = np.isin(requests["status"], (Status.REJECTED, Status.FAILED))
+    records["status"] = np.where(ended | lost, requests["status"], Status.UNFINISHED)
+    return records
+
+
+def offered(requests: Records, calls: Records) -> tuple[Records, Records]:
+    """Without the requests that a stopped run never released; calls refer to the rows that stay."""
+    there = np.isfinite(requests["release_s"])
+    place = np.cumsum(there) - 1
+    calls = calls.copy()
+    calls["request"] = place[calls["request"]]
+    return requests[there], calls
+
+
+def endpoint_usd(plan: Plan, calls: Records, requests: int) -> tuple[Floats, Floats]:
+    """USD that hosted APIs bill, by request and by pool; cached prompt tokens at their own price."""
+    by_request, by_pool = np.zeros(requests), np.zeros(len(plan.pools))
+    for row, pool in enumerate(plan.pools):
+        if pool.endpoint is None:
+            continue
+        mine = calls[(calls["pool"] == row) & (calls["status"] == Status.COMPLETED)]
+        fresh = mine["prompt_tokens"] - mine["cached_tokens"]
+        usd = 1e-6 * (
+            fresh * pool.endpoint.input_usd_per_mtok
+            + mine["cached_tokens"] * pool.endpoint.cached_usd_per_mtok
+            + mine["output_tokens"] * pool.endpoint.output_usd_per_mtok
+        )
+        by_pool[row] = usd.sum()
+        np.add.at(by_request, mine["request"], usd)
+    return by_request, by_pool
+
+
+def pool_reports(plan: Plan, state: State, duration_s: float, endpoint: Floats) -> list[PoolReport]:
+    """What each pool did; ``endpoint`` [P] is what hosted tokens cost."""
+    return [_pool(pool, row, state, duration_s, float(endpoint[row])) for row, pool in enumerate(plan.pools)]
+
+
+def _pool(pool: Pool, row: int, state: State, duration_s: float, endpoint_usd: float) -> PoolReport:
+    engines = state.engines[state.engines["pool"] == row]
+    totals = {name: int(engines[name].sum()) for name in _TOTALS}
+    return PoolReport(
+        name=pool.name,
+        role=pool.role,
+        engines=pool.engines,
+        devices=pool.engines * pool.devices_per_engine,
+        utilisation=_utilisation(pool, state.pools[row], engines, duration_s),
+        usd=pool.engines * pool.usd_per_engine_h * duration_s / HOUR_S + endpoint_usd,
+        prompt_tokens=totals["prompt_tokens"],
+        cached_tokens=totals["cached_tokens"],
+        output_tokens=totals["output_tokens"],
+        iterations=totals["iteration"],
+        preemptions=totals["preemptions"],
+    )
+
+
+_TOTALS = ("prompt_tokens", "cached_tokens", "output_tokens", "iteration", "preemptions")
+
+
+def _utilisation(pool: Pool, record: Any, engines: Any, duration_s: float) -> float:
+    if duration_s <= 0 or pool_kind(pool) == PoolKind.ENDPOINT:
+        return 0.0
+    if pool_kind(pool) == PoolKind.ENGINES:
+        return float(engines["busy_s"].sum() / (len(engines) * duration_s))
+    servers = max(1, pool.engines) * max(1, pool.concurrency)
+    return min(1.0, float(record["busy_s"] / (servers * duration_s)))
+
+
+def op_times(plan: Plan, flat: FlatProgram, state: State, tasks: Tasks) -> list[OpTimes]:
+    """Measured seconds of every op that ran; an LLM call counts as its phases.
+
+    Prefill: submission to first token, with the queue. Transfer: first token to arrival of the KV. Decode: from there
+    to the end, with the queue.
+    """
+    rows, sequences = tasks.rows, state.sequences
+    done = sequences["status"] == Status.COMPLETED
+    phases = {ops.decode: ops for ops in call_ops(flat).values()}
+    found: dict[int, Floats] = {}
+    for op in np.unique(rows["op"][done & (rows["op"] >= 0)]).tolist():
+        mine = sequences[done & (rows["op"] == op)]
+        ready = np.where(np.isfinite(mine["arrived_s"]), mine["arrived_s"], mine["first_s"])
+        if op not in phases:
+            found[op] = mine["finish_s"] - mine["submitted_s"]
+            continue
+        found[op] = mine["finish_s"] - ready
+        if phases[op].prefill >= 0:
+            found[phases[op].prefill] = mine["first_s"] - mine["submitted_s"]
+        if phases[op].transfer >= 0:
+            found[phases[op].transfer] = ready - mine["first_s"]
+    predicted = {row.op: row for row in plan.predictions.ops}
+    return [_op(plan, flat, op, found[op], predicted) for op in sorted(found)]
+
+
+def _op(plan: Plan, flat: FlatProgram, op: int, seconds: Floats, predicted: Any) -> OpTimes:
+    name = flat.names[op]
+    row = predicted.get(name)
+    return OpTimes(
+        name=name,
+        kind=OpKind(flat.kind[op]).name.lower(),
+        pool=plan.placement.get(name) or flat.pool_of(op) or "",
+        seconds=seconds,
+        predicted_s=row.mean_s if row else None,
+        source=row.source if row else "",
+    )

@@ -1,0 +1,111 @@
+"""The pools of a plan as records for the core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from heterarch.cost.step import StepCost
+from heterarch.errors import InputError
+from heterarch.plan.document import Pool
+from heterarch.policy.router import ROUTERS
+from heterarch.sim.state import POOL, PoolKind
+from heterarch.sim.tasks import TaskKind, Tasks
+
+DEFAULT_BATCHED_TOKENS = 2048  # vLLM's default for a server, where a plan says nothing
+WATERMARK = 0.01  # share of the KV blocks that admission leaves free, as vLLM and Vidur do
+UNLIMITED = 1 << 60
+_LLM_ROLES = ("mixed", "prefill", "decode")
+
+
+def pool_kind(pool: Pool) -> PoolKind:
+    """How the simulator serves ``pool``."""
+    if pool.role == "endpoint":
+        return PoolKind.ENDPOINT
+    return PoolKind.ENGINES if pool.role in _LLM_ROLES else PoolKind.SERVERS
+
+
+def pool_table(pools: Sequence[Pool], router: str | None, block_tokens: int) -> Any:
+    """Records (:data:`heterarch.sim.state.POOL`) of the pools of a plan.
+
+    Args:
+        pools: the pools.
+        router: name of a built-in router, None when Python decides.
+        block_tokens: tokens of a KV block.
+
+    Raises:
+        InputError: a pool without what its role needs.
+    """
+    records = np.zeros(len(pools), POOL)
+    code = -1 if router is None else list(ROUTERS).index(router)
+    first = 0
+    for row, pool in enumerate(pools):
+        kind = pool_kind(pool)
+        records[row]["kind"], records[row]["router"], records[row]["first"] = kind, code, first
+        records[row]["head"] = records[row]["tail"] = -1
+        records[row]["free_servers"] = max(1, pool.engines) * max(1, pool.concurrency)
+        if kind == PoolKind.ENGINES:
+            _engines(records[row], pool, block_tokens)
+        elif kind == PoolKind.ENDPOINT:
+            _endpoint(records[row], pool)
+        first += int(records[row]["engines"])
+    return records
+
+
+def check_placement(tasks: Tasks, pools: Sequence[Pool]) -> None:
+    """Refuse LLM calls on pools that cannot run them, and disaggregation without a link.
+
+    Raises:
+        InputError: with the pools concerned.
+    """
+    calls = tasks.rows["kind"] == TaskKind.GENERATE
+    pairs = np.stack([tasks.rows["prefill_pool"][calls], tasks.rows["decode_pool"][calls]], axis=1)
+    for a, b in np.unique(pairs, axis=0).tolist():
+        prefill, decode = pools[a], pools[b]
+        kinds = {pool_kind(prefill), pool_kind(decode)}
+        if PoolKind.SERVERS in kinds or (a != b and PoolKind.ENDPOINT in kinds):
+            raise InputError(
+                "an LLM call is placed on pools that cannot run it",
+                observed=f"prefill on {prefill.name} ({prefill.role}), decode on {decode.name} ({decode.role})",
+                expected="one mixed pool, one endpoint, or a prefill and a decode pool",
+            )
+        if a != b and min(prefill.transfer_bytes_per_s, decode.transfer_bytes_per_s) <= 0:
+            raise InputError(
+                f"no KV link from pool {prefill.name} to pool {decode.name}",
+                observed="transfer_bytes_per_s is 0",
+                fix="give both pools a transfer_bytes_per_s",
+            )
+
+
+def _engines(record: Any, pool: Pool, block_tokens: int) -> None:
+    if pool.kv_tokens <= 0 or pool.engines <= 0 or pool.concurrency <= 0:
+        raise InputError(
+            f"pool {pool.name} cannot be simulated",
+            observed=f"engines {pool.engines}, concurrency {pool.concurrency}, kv_tokens {pool.kv_tokens}",
+            expected="all above zero",
+        )
+    if pool.step is None:
+        raise InputError(f"pool {pool.name} has no step cost", fix="plan it again, or give it `step`")
+    for name in StepCost._fields:
+        record[name] = getattr(pool.step, name)
+    capacity = pool.kv_tokens // block_tokens
+    record["engines"], record["seats"] = pool.engines, pool.concurrency
+    record["budget"] = pool.max_batched_tokens or DEFAULT_BATCHED_TOKENS
+    record["capacity"], record["watermark"] = capacity, int(WATERMARK * capacity)
+    record["kv_bytes"] = pool.kv_bytes_per_token
+    record["link_bytes_per_s"] = pool.transfer_bytes_per_s
+    record["link_latency_s"] = pool.transfer_latency_s
+
+
+def _endpoint(record: Any, pool: Pool) -> None:
+    if pool.endpoint is None:
+        raise InputError(f"pool {pool.name} is an endpoint without an `endpoint` part")
+    record["engines"] = 1  # the provider's cache
+    record["free_servers"] = UNLIMITED
+    for name, limit in (
+        ("call_interval_s", pool.endpoint.requests_per_min),
+        ("token_interval_s", pool.endpoint.tokens_per_min),
+    ):
+        record[name] = 60.0 / limit if limit else 0.0

@@ -1,0 +1,269 @@
+"""Everything that changes while the core runs, as records in arrays."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from heterarch.cost.step import StepCost
+from heterarch.sim.tasks import Int64, Prefixes, Table, Tasks
+
+NONE = -1
+UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
+
+
+class PoolKind(IntEnum):
+    """How a pool serves: engines with a batch, a hosted API, or plain servers."""
+
+    ENGINES = 0
+    ENDPOINT = 1
+    SERVERS = 2
+
+
+class Event(IntEnum):
+    """What the clock can bring; ``id`` is a task, or an engine for ITERATION."""
+
+    SUBMIT = 0
+    ITERATION = 1  # an engine's iteration ends
+    HANDOFF = 2  # a prefill is done and its KV must go to a decode engine
+    ARRIVED = 3  # the KV is there
+    FIRST = 4  # an endpoint sends the first token
+    DONE = 5  # a delay or an endpoint call ends
+    START = 6  # an idle engine has something to do
+
+
+class Stop(IntEnum):
+    """Why :func:`heterarch.sim.core.advance` came back."""
+
+    DONE = 0  # nothing is left to happen
+    UNTIL = 1
+    ROUTE = 2  # a Python router must decide; see ``clock.route_task``, ``clock.route_pool``
+    STUCK = 3  # tasks remain that nothing will ever start
+
+
+POOL = np.dtype(
+    [
+        ("kind", np.int64),
+        ("first", np.int64),  # row of its first engine
+        ("engines", np.int64),
+        ("router", np.int64),  # code of a built-in router, -1: ask Python
+        ("budget", np.int64),  # tokens per iteration
+        ("seats", np.int64),  # sequences at once
+        ("capacity", np.int64),  # KV blocks per engine
+        ("watermark", np.int64),  # blocks that admission leaves free
+        ("kv_bytes", np.float64),  # per token
+        ("link_bytes_per_s", np.float64),
+        ("link_latency_s", np.float64),
+        ("free_servers", np.int64),  # SERVERS: c servers, first come first served
+        ("head", np.int64),
+        ("tail", np.int64),
+        ("busy_s", np.float64),
+        ("call_interval_s", np.float64),  # ENDPOINT: 60 / requests per minute, 0 for no limit
+        ("calls_due_s", np.float64),
+        ("token_interval_s", np.float64),
+        ("tokens_due_s", np.float64),
+        *((name, np.float64) for name in StepCost._fields),
+    ]
+)
+
+ENGINE = np.dtype(
+    [
+        ("pool", np.int64),
+        ("cache", np.int64),  # row of ``nodes``, -1 without a prefix tree
+        ("healthy", np.int64),
+        ("busy", np.int64),  # an iteration runs, or START is due
+        ("free", np.int64),  # KV blocks
+        ("idle", np.int64),  # blocks of cached prefixes that nobody uses
+        ("head", np.int64),  # waiting
+        ("tail", np.int64),
+        ("queued", np.int64),
+        ("run_head", np.int64),  # running, in order of admission
+        ("run_tail", np.int64),
+        ("running", np.int64),
+        ("partial", np.int64),  # the sequence in the middle of its prefill
+        ("prefilled", np.int64),  # chain of sequences whose prefill ends with this iteration
+        ("prefilled_tail", np.int64),
+        ("decodes", np.int64),
+        ("context", np.int64),  # sum over the decoding sequences
+        ("unprefilled", np.int64),  # prompt tokens accepted and not yet computed
+        ("finishes", np.int64),  # size of its heap of finishing iterations
+        ("iteration", np.int64),
+        ("started_s", np.float64),
+        ("end_s", np.float64),
+        ("link_free_s", np.float64),
+        ("lru_head", np.int64),
+        ("lru_tail", np.int64),
+        ("busy_s", np.float64),
+        ("kv_block_s", np.float64),
+        ("prompt_tokens", np.int64),
+        ("cached_tokens", np.int64),
+        ("output_tokens", np.int64),
+        ("preemptions", np.int64),
+        ("peak_running", np.int64),
+        ("transfer_tokens", np.int64),  # KV sent away
+    ]
+)
+
+SEQUENCE = np.dtype(
+    [
+        ("deps", np.int64),
+        ("status", np.int64),
+        ("next", np.int64),  # in a queue, or in the chain ``prefilled``
+        ("run_prev", np.int64),
+        ("run_next", np.int64),
+        ("engine", np.int64),  # that prefilled it, then that decodes it
+        ("target", np.int64),  # decode engine while the KV is on its way
+        ("first_engine", np.int64),
+        ("transferred", np.int64),
+        ("locked", np.int64),  # leaf of the path it holds, -1 none
+        ("restarts", np.int64),
+        ("need", np.int64),  # tokens to have in KV before the next token comes
+        ("done", np.int64),
+        ("covered", np.int64),  # blocks of the prompt computed or found
+        ("held", np.int64),  # blocks that are its own
+        ("left", np.int64),  # tokens still to generate
+        ("owed", np.int64),  # what it adds to the engine's ``unprefilled``
+        ("from_iteration", np.int64),  # first decode iteration, and the context there
+        ("from_context", np.int64),
+        ("cached", np.int64),  # tokens found at its first admission
+        ("submitted_s", np.float64),
+        ("scheduled_s", np.float64),
+        ("first_s", np.float64),
+        ("arrived_s", np.float64),  # its KV on the decode engine
+        ("finish_s", np.float64),
+    ]
+)
+
+REQUEST_STATE = np.dtype(
+    [
+        ("left", np.int64),
+        ("status", np.int64),
+        ("reason", np.int64),
+        ("release_s", np.float64),
+        ("finish_s", np.float64),
+    ]
+)
+
+NODE = np.dtype([("resident", np.int32), ("refs", np.int32), ("older", np.int32), ("newer", np.int32)])
+EVENT = np.dtype([("time_s", np.float64), ("order", np.int64), ("kind", np.int64), ("id", np.int64)])
+FINISH = np.dtype([("iteration", np.int64), ("task", np.int64)])
+VIEW = np.dtype(
+    [
+        ("age", np.float64),
+        ("cached", np.int64),
+        ("pending", np.int64),
+        ("queued", np.int64),
+        ("running", np.int64),
+        ("healthy", np.bool_),
+    ]
+)
+CLOCK = np.dtype(
+    [
+        ("now_s", np.float64),
+        ("order", np.int64),
+        ("events", np.int64),  # size of the heap
+        ("next_root", np.int64),
+        ("open_tasks", np.int64),
+        ("unbounded", np.int64),
+        ("route_task", np.int64),
+        ("route_pool", np.int64),
+        ("decision", np.int64),
+        ("asked_blocks", np.int64),
+        ("hit_blocks", np.int64),
+        ("decisions", np.int64),
+    ]
+)
+
+
+class State(NamedTuple):
+    """The world: P pools, E engines, n tasks, R requests, N prefix nodes."""
+
+    clock: Table  # [1]
+    pools: Table  # [P]
+    engines: Table  # [E]
+    sequences: Table  # [n]
+    requests: Table  # [R]
+    nodes: Table  # [caches, N]
+    events: Table  # heap
+    finishes: Table  # [E, seats] heaps by iteration
+    crossing: Int64  # [E, block_tokens] decodes that need a block at this iteration modulo block size
+    roots: Int64  # tasks without predecessors, by time
+    last_engine: Int64  # [sessions, P] row within the pool that served the session last, -1 none
+    views: Table  # [E] what a router sees, filled before each decision
+
+
+def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool) -> State:
+    """The world before the first event.
+
+    Args:
+        pools: [P] :data:`POOL` records; ``first`` and ``engines`` number the engines.
+        tasks: what to run.
+        tree: prefixes of the prompts.
+        unbounded: one cache for all engines, which never forgets and takes no memory.
+    """
+    count = int(pools["engines"].sum())
+    engines = _engines(pools, count, len(tree.runs) > 0, unbounded)
+    caches = int(engines["cache"].max(initial=-1)) + 1
+    nodes = np.zeros((caches, len(tree.runs)), NODE)
+    nodes["older"] = nodes["newer"] = NONE
+    seats = int(pools["seats"].max(initial=1)) + 1
+    rows = tasks.rows
+    ready = np.flatnonzero(rows["deps"] == 0)
+    at = rows["release_s"][ready] + rows["delay_s"][ready]
+    return State(
+        clock=_clock(tasks, unbounded),
+        pools=pools,
+        engines=engines,
+        sequences=_sequences(tasks),
+        requests=_requests(tasks),
+        nodes=nodes,
+        events=np.zeros(2 * len(tasks.rows) + count + 8, EVENT),
+        finishes=np.zeros((count, seats), FINISH),
+        crossing=np.zeros((count, tree.block_tokens), np.int64),
+        roots=ready[np.argsort(at, kind="stable")].astype(np.int64),
+        last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int64),
+        views=np.zeros(count, VIEW),
+    )
+
+
+def _engines(pools: Table, count: int, tree: bool, unbounded: bool) -> Table:
+    engines = np.zeros(count, ENGINE)
+    for name in ("head", "tail", "run_head", "run_tail", "partial", "prefilled", "prefilled_tail", "lru_head"):
+        engines[name] = NONE
+    engines["lru_tail"] = NONE
+    engines["healthy"] = 1
+    engines["pool"] = np.repeat(np.arange(len(pools)), pools["engines"])
+    engines["free"] = np.repeat(pools["capacity"], pools["engines"])
+    engines["cache"] = NONE if not tree else (0 if unbounded else np.arange(count))
+    return engines
+
+
+def _sequences(tasks: Tasks) -> Table:
+    rows = np.zeros(len(tasks.rows), SEQUENCE)
+    for name in ("next", "run_prev", "run_next", "engine", "target", "first_engine", "locked"):
+        rows[name] = NONE
+    for name in ("submitted_s", "scheduled_s", "first_s", "arrived_s", "finish_s"):
+        rows[name] = np.nan
+    rows["deps"] = tasks.rows["deps"]
+    rows["need"] = tasks.rows["prompt_tokens"]
+    rows["left"] = np.maximum(tasks.rows["output_tokens"], 1)
+    return rows
+
+
+def _requests(tasks: Tasks) -> Table:
+    rows = np.zeros(tasks.requests, REQUEST_STATE)
+    rows["left"] = np.bincount(tasks.rows["request"], minlength=tasks.requests)
+    rows["reason"] = NONE
+    rows["release_s"] = rows["finish_s"] = np.nan
+    return rows
+
+
+def _clock(tasks: Tasks, unbounded: bool) -> Table:
+    clock = np.zeros(1, CLOCK)
+    clock["open_tasks"] = len(tasks.rows)
+    clock["unbounded"] = unbounded
+    clock["route_task"] = clock["route_pool"] = NONE
+    clock["decision"] = UNDECIDED
+    return clock
