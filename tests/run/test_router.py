@@ -22,11 +22,13 @@ async def test_the_accounts_follow_a_call() -> None:
     view = p.view("y" * 10)
     assert (view.prompt_tokens, view.pending_tokens.tolist(), view.running.tolist()) == (10, [100, 0], [1, 0])
     p.first_token(lease)
-    assert p.view("y").pending_tokens.tolist() == [100, 0]  # the context of a sequence in decode
+    assert p.view("y").pending_tokens.tolist() == [0, 0]
+    assert p.view("y").decode_tokens.tolist() == [100, 0]
     p.release(lease, "x" * 100 + "z" * 20)
     p.release(lease)  # twice is once
     view = p.view("x" * 110)
     assert (view.pending_tokens.tolist(), view.running.tolist()) == ([0, 0], [0, 0])
+    assert view.decode_tokens.tolist() == [0, 0]
     assert view.cached_tokens.tolist() == [100, 0]
 
 
@@ -37,7 +39,8 @@ async def test_cached_tokens_do_not_wait_but_count_in_decode() -> None:
     assert lease.row == 0
     assert p.view("b").pending_tokens.tolist() == [10, 0]
     p.first_token(lease)
-    assert p.view("b").pending_tokens.tolist() == [60, 0]
+    assert p.view("b").pending_tokens.tolist() == [0, 0]
+    assert p.view("b").decode_tokens.tolist() == [60, 0]
 
 
 async def test_prefix_affinity_follows_the_kv_until_the_queue_is_worth_more() -> None:

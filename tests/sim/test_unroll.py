@@ -26,8 +26,8 @@ def workload(**changes) -> Workload:
     return Workload(**{**values, **changes})
 
 
-def rows_of(builder: ProgramBuilder, *calls: str, requests: int = 1, work: Workload | None = None, **options):
-    plan = plan_of([mixed(kv_tokens=10**6), tools()], placed(*calls) | {"shell": "tools"})
+def rows_of(builder: ProgramBuilder, *calls: str, requests: int = 1, work: Workload | None = None, window=0, **options):
+    plan = plan_of([mixed(kv_tokens=10**6, context_tokens=window, model="m"), tools()], placed(*calls) | {"shell": "tools"})
     made, tree = unroll(plan, builder.build(), work or workload(), requests=requests, **options)
     return made, tree
 
@@ -166,7 +166,7 @@ def test_speech_starts_at_the_first_token_of_a_stream():
 
 
 def test_a_chat_that_outgrows_the_window_is_compacted():
-    made, tree = rows_of(agent_loop(6), "step", windows={"m": 500})
+    made, tree = rows_of(agent_loop(6), "step", window=500)
     calls = made.rows[made.rows["kind"] == TaskKind.GENERATE]
     kept = int(compacted_tokens(430 + 80, 160, 500, 80))  # the third answer ends at 510, so the fourth call cuts
     assert calls["prompt_tokens"].tolist()[:2] == [320, 400]

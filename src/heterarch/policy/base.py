@@ -17,8 +17,8 @@ class RouterView(NamedTuple):
 
     ``age_s``: seconds since the row was observed (0 in the simulator, a heartbeat old in a live run).
     ``prompt_tokens``: length of the call's prompt. ``cached_tokens``: leading prompt tokens whose KV the engine
-    holds. ``pending_tokens``: prompt tokens accepted and not yet prefilled, plus the context tokens of sequences in
-    decode. ``queued`` and ``running``: sequences. ``last_engine``: where the same chat ran last, -1 if nowhere.
+    holds. ``pending_tokens``: prompt tokens accepted and not yet prefilled. ``decode_tokens``: context tokens of the
+    sequences in decode. ``queued`` and ``running``: sequences. ``last_engine``: where the same chat ran last, -1 if nowhere.
     """
 
     now_s: float
@@ -27,6 +27,7 @@ class RouterView(NamedTuple):
     age_s: Floats
     cached_tokens: Ints
     pending_tokens: Ints
+    decode_tokens: Ints
     queued: Ints
     running: Ints
     healthy: Bools
@@ -35,7 +36,10 @@ class RouterView(NamedTuple):
 class Router(Protocol):
     """Picks the engine of a pool that takes a call: a decision is its row, or -1 when no engine is healthy."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
 
     def decide(self, view: RouterView) -> int:
         """The row of the chosen engine."""

@@ -42,6 +42,7 @@ class _Account:
     queued: int = 0
     running: int = 0
     pending_tokens: int = 0
+    decode_tokens: int = 0
     busy_s: float = 0.0
 
 
@@ -56,6 +57,7 @@ class Lease:
     prompt_tokens: int
     pending: int
     since_s: float
+    decoding: int = 0
     released: bool = False
 
 
@@ -84,6 +86,7 @@ class PoolRouter:
             age_s=np.zeros(len(accounts)),
             cached_tokens=np.minimum(np.array([self._tokens(chars) for chars in cached], np.int64), tokens),
             pending_tokens=np.array([a.pending_tokens for a in accounts], np.int64),
+            decode_tokens=np.array([a.decode_tokens for a in accounts], np.int64),
             queued=np.array([a.queued for a in accounts], np.int64),
             running=np.array([a.running for a in accounts], np.int64),
             healthy=np.array([a.healthy for a in accounts], np.bool_),
@@ -118,10 +121,12 @@ class PoolRouter:
         return Lease(row, slot, account.engine, prompt, view.prompt_tokens, pending, perf_counter())
 
     def first_token(self, lease: Lease) -> None:
-        """The prompt is prefilled: from now on its whole context is pending, in decode."""
-        if not lease.released:
-            self._accounts[lease.row].pending_tokens += lease.prompt_tokens - lease.pending
-            lease.pending = lease.prompt_tokens
+        """The prompt is prefilled: from now on its whole context is in decode."""
+        if not lease.released and not lease.decoding:
+            account = self._accounts[lease.row]
+            account.pending_tokens -= lease.pending
+            account.decode_tokens += lease.prompt_tokens
+            lease.pending, lease.decoding = 0, lease.prompt_tokens
 
     def release(self, lease: Lease, text: str = "", tokens: int = 0) -> None:
         """Give the slot back; it now holds the KV of ``text``, which was ``tokens`` long (0: nothing was learnt)."""
@@ -130,6 +135,7 @@ class PoolRouter:
         lease.released = True
         account = self._accounts[lease.row]
         account.pending_tokens -= lease.pending
+        account.decode_tokens -= lease.decoding
         account.running -= 1
         account.busy_s += perf_counter() - lease.since_s
         seat = account.seats[lease.slot]

@@ -180,7 +180,8 @@ def fill_view(s: Any, t: Any, tree: Any, task: int, p: int) -> None:
         engine = s.engines[e]
         found = cached_blocks(s, t, tree, e, task) * tree.block_tokens
         s.views[e].cached = min(found, t.rows[task].prompt_tokens)
-        s.views[e].pending = engine.unprefilled + engine.context
+        s.views[e].pending = engine.unprefilled
+        s.views[e].decode = engine.context
         s.views[e].queued = engine.queued
         s.views[e].running = engine.running
         s.views[e].healthy = engine.healthy != 0
@@ -198,6 +199,7 @@ def _decide(s: Any, t: Any, task: int, p: int, now_s: float) -> int:
         views.age,
         views.cached,
         views.pending,
+        views.decode,
         views.queued,
         views.running,
         views.healthy,

@@ -68,6 +68,7 @@ def router_view(state: State, tasks: Tasks, task: int, pool: int) -> RouterView:
         views["age"],
         views["cached"],
         views["pending"],
+        views["decode"],
         views["queued"],
         views["running"],
         views["healthy"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +13,7 @@ import numpy as np
 from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram
 from heterarch.plan.document import Plan
+from heterarch.plan.store import plan_sha256
 from heterarch.policy.base import Router
 from heterarch.policy.router import router as builtin_router
 from heterarch.report.aggregate import Records, RunFacts, build_report
@@ -71,7 +71,6 @@ def run_simulation(
     cache: Cache = "engine",
     replay: Replay | None = None,
     call: str = "",
-    windows: Mapping[str, int] | None = None,
     steady: bool = True,
     progress: bool = False,
 ) -> Simulation:
@@ -91,7 +90,6 @@ def run_simulation(
         replay: of a trace, ``open`` (at recorded times) or ``closed`` (sessions wait for their answers); by default
             closed for a trace of sessions.
         call: id of the LLM call that a trace is replayed on; by default the one that generates most.
-        windows: context window by model in tokens.
         steady: a workload's sessions have been arriving for ever, so that its load is there from the start;
             otherwise they begin at an empty system.
         progress: show a progress bar on a terminal.
@@ -106,7 +104,7 @@ def run_simulation(
         ops = _call(flat, call)
         tasks, tree = replay_tasks(source, Placement(plan, flat).call(ops), way, ops.decode)
     else:
-        tasks, tree = unroll(plan, flat, source, requests=requests, seed=seed, steady=steady, windows=windows)
+        tasks, tree = unroll(plan, flat, source, requests=requests, seed=seed, steady=steady)
     check_placement(tasks, plan.pools)
     tasks = _with_endpoint_latency(plan, tasks, seed)
     chosen = router if router is not None else plan.policies.get("router", "prefix-affinity")
@@ -187,7 +185,7 @@ def _result(
         kind="simulated",
         agent=plan.agent.name,
         workload=source.name,
-        plan_sha256=hashlib.sha256(plan.model_dump_json().encode()).hexdigest(),
+        plan_sha256=plan_sha256(plan),
         seed=seed,
         duration_s=duration,
         usd=sum(pool.usd for pool in pools),

@@ -154,6 +154,7 @@ VIEW = np.dtype(
         ("age", np.float64),
         ("cached", np.int64),
         ("pending", np.int64),
+        ("decode", np.int64),
         ("queued", np.int64),
         ("running", np.int64),
         ("healthy", np.bool_),

@@ -85,7 +85,6 @@ def unroll(
     requests: int,
     seed: int = 0,
     steady: bool = False,
-    windows: Mapping[str, int] | None = None,
 ) -> tuple[Tasks, Prefixes]:
     """The tasks of ``requests`` requests of a workload.
 
@@ -96,14 +95,13 @@ def unroll(
         requests: how many, at least 1.
         seed: of all draws.
         steady: sessions have been arriving for ever (:func:`heterarch.sim.schedule.in_steady_state`).
-        windows: context window by model, tokens; a chat that outgrows it is compacted.
 
     Raises:
         InputError: an op without a statistic, a call without a pool, or fewer than one request.
     """
     if requests < 1:
         raise InputError("a simulation needs at least one request", observed=requests)
-    walk = Unroller(plan, flat, workload, np.random.default_rng(seed), windows or {})
+    walk = Unroller(plan, flat, workload, np.random.default_rng(seed))
     rng = np.random.default_rng([seed, 1])
     if steady:
         sessions = in_steady_state(workload, requests, rng, plan.predictions.e2e_s.get("mean", 0.0))
@@ -124,9 +122,9 @@ class Unroller:
         flat: FlatProgram,
         workload: Workload,
         rng: np.random.Generator,
-        windows: Mapping[str, int],
     ) -> None:
-        self.flat, self.workload, self.windows = flat, workload, windows
+        self.flat, self.workload = flat, workload
+        self.windows = {pool.model: pool.context_tokens for pool in plan.pools}
         self.draws = Draws(rng)
         self.placement = Placement(plan, flat)
         self.calls = call_ops(flat)

@@ -1,0 +1,65 @@
+"""``heterarch plan``: the cheapest placement that keeps the promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from heterarch.cli.output import JSON_HELP, console, note, print_json
+from heterarch.cli.pipeline import catalog_and_fleet, compile_agent
+from heterarch.cost.accounting import Accounting
+from heterarch.plan.document import Plan
+from heterarch.plan.planner import plan as make_plan
+from heterarch.plan.render import render_plan
+from heterarch.plan.store import save_plan
+from heterarch.report.slo import read_slos
+from heterarch.workload.profile import load_workload
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def plan(
+    agent: str = typer.Argument(help="file.py[:name], file.yaml or package.module:name."),
+    fleet: str = typer.Option("mixed", help="A packaged fleet (mixed, laptop) or a fleet file."),
+    workload: str = typer.Option("chat", help="A packaged workload (coding-fleet, chat, voice, rag) or a file."),
+    slo: list[str] = typer.Option([], help="For instance e2e.p95<=30s, or an SLO file; default: the workload's own."),
+    output: Path = typer.Option(Path("plan.yaml"), "-o", "--output", help="Plan file to write."),
+    rate: float | None = typer.Option(None, help="Sessions per second; default: the workload's own."),
+    accounting: str | None = typer.Option(None, help=f"What counts as cost: {', '.join(Accounting)}."),
+    dtype: list[str] = typer.Option([], help="Formats that weights may be served in; default: as published."),
+    router: str = typer.Option("prefix-affinity", help="least-pending-tokens or prefix-affinity."),
+    margin: float = typer.Option(1.0, help="Factor by which predicted latencies must be below their limits."),
+    check: bool = typer.Option(True, help="Check the plan in the simulator, tighten and plan again if it misses."),
+    requests: int = typer.Option(1000, help="Requests of a checking simulation."),
+    seed: int = typer.Option(0, help="Seed of everything sampled."),
+    catalog: list[Path] = typer.Option([], help="Overlays of the catalogue: CSV or YAML files, or folders."),
+    as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
+) -> None:
+    """Plan an agent for a workload on a fleet; write the plan, and print it with its reasons."""
+    compiled = compile_agent(agent)
+    rows, found = catalog_and_fleet(fleet, catalog)
+    load = load_workload(workload)
+    load = load.at_rate(rate) if rate is not None else load
+    checker = None
+    if check:
+        from heterarch.sim.simulate import evaluator
+
+        checker = evaluator(compiled.flat, requests=requests)
+    with console(stderr=True).status(f"planning {compiled.agent.name} for {load.name} on {found.name}"):
+        made = make_plan(
+            compiled.authored, compiled.flat, found, rows, load, slos=read_slos(slo) if slo else None,
+            accounting=accounting, dtypes=dtype, margin=margin, router=router, seed=seed, evaluator=checker,
+        )  # fmt: skip
+    save_plan(made, output)
+    show(made, as_json)
+    note(f"wrote {output}")
+
+
+def show(made: Plan, as_json: bool) -> None:
+    """The plan as tables, or as JSON."""
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+    else:
+        console().print(render_plan(made))

@@ -1,0 +1,152 @@
+"""``heterarch run``: a plan for real, on engines of this machine or on endpoints by URL."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from xdsl.dialects.builtin import ModuleOp
+
+from heterarch.catalog.catalog import Catalog
+from heterarch.cli.output import JSON_HELP, console, note, print_json
+from heterarch.documents import write_text
+from heterarch.errors import InputError, Interrupted, UnknownNameError
+from heterarch.ir.flatten import flatten
+from heterarch.ir.text import parse_module
+from heterarch.ir.verify import graphs_of
+from heterarch.plan.document import Plan
+from heterarch.plan.scale import scaled_down
+from heterarch.plan.store import load_plan
+from heterarch.report.render import render_report
+from heterarch.run.live import LiveRun, RunOptions
+from heterarch.run.live import run as run_live
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def run(
+    plan: Path = typer.Argument(help="A plan file."),
+    input: list[str] = typer.Option([], "-i", "--input", help="name=value or name=@file; the name may be left out."),
+    local: bool = typer.Option(False, help="Scale down: every LLM pool becomes a llama.cpp engine on this machine."),
+    apart: bool = typer.Option(False, help="With --local: prefill and decode on engines of their own."),
+    engines: int = typer.Option(1, help="With --local: engines of each LLM pool."),
+    requests: int = typer.Option(1, help="How often to run; the requests belong to one session."),
+    concurrency: int = typer.Option(1, help="Most requests at once; above 1 every request is its own session."),
+    max_tokens: int | None = typer.Option(None, help="Cap on every answer."),
+    deadline: float | None = typer.Option(None, help="Most seconds of one request."),
+    strict: bool = typer.Option(False, help="Refuse to run callables whose source has changed since the plan."),
+    stream: bool = typer.Option(True, help="Show tokens as they arrive."),
+    output: Path | None = typer.Option(None, "-o", "--output", help="Write the report as JSON."),
+    as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
+) -> None:
+    """Run a plan; exit code 4 when a request failed, 130 after Ctrl-C (the partial report is kept)."""
+    made = load_plan(plan)
+    made = scaled_down(made, Catalog.load(), engines=engines, apart=apart) if local else made
+    sessions = [0 if concurrency == 1 else i for i in range(requests)]
+    tokens = Tokens() if stream and not as_json else None
+    options = RunOptions(
+        concurrency=concurrency, sessions=sessions, deadline_s=deadline, max_tokens=max_tokens, strict=strict,
+        on_token=tokens.show if tokens else None,
+    )  # fmt: skip
+    module = parse_module(made.agent.module, f"{plan} (module)")
+    done = execute(made, module, [read_inputs(module, made.agent.name, input)] * requests, options)
+    if tokens:
+        tokens.end()
+    publish(done, as_json, output)
+    raise typer.Exit(exit_code(done))
+
+
+def execute(plan: Plan, module: ModuleOp, inputs: Sequence[Mapping[str, Any]], options: RunOptions) -> LiveRun:
+    """Run the placed module of ``plan`` on its engines."""
+    return run_live(plan, flatten(module, plan.agent.name), [list(row.values()) for row in inputs], options)
+
+
+class Tokens:
+    """Tokens on standard output as they arrive, each call under its name."""
+
+    def __init__(self) -> None:
+        self.current = ""
+
+    def show(self, op: str, text: str) -> None:
+        """One more piece of the answer of ``op``."""
+        if op != self.current:
+            sys.stdout.write(
+                f"\n[{op.removesuffix('.decode')}] " if self.current else f"[{op.removesuffix('.decode')}] "
+            )
+            self.current = op
+        sys.stdout.write(text.encode("utf-8", "replace").decode("utf-8").replace("\n", " "))
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        """Close the line."""
+        if self.current:
+            sys.stdout.write("\n")
+        self.current = ""
+
+
+def publish(done: LiveRun, as_json: bool, output: Path | None) -> None:
+    """Print the report and each failure, write what was asked for."""
+    if output is not None:
+        write_text(output, done.report.model_dump_json(indent=2) + "\n")
+    if as_json:
+        outputs = [None if row is None else [_text(value) for value in row] for row in done.outputs]
+        print_json({"outputs": outputs, "report": done.report.model_dump(mode="json")})
+    else:
+        console().print(render_report(done.report))
+    for error in filter(None, done.errors):
+        note(f"request failed: {error}")
+    if output is not None:
+        note(f"wrote {output}")
+
+
+def exit_code(done: LiveRun) -> int:
+    """Of a live run."""
+    if done.report.partial:
+        return Interrupted.exit_code
+    return next((error.exit_code for error in done.errors if error is not None), 0)
+
+
+def read_inputs(module: ModuleOp, agent: str, given: Sequence[str]) -> dict[str, Any]:
+    """The inputs of the entry graph from ``name=value`` texts, in its order.
+
+    Raises:
+        UnknownNameError: the agent has no input of that name.
+        InputError: an input is missing.
+    """
+    block = graphs_of(module)[agent].body.block
+    types = {argument.name_hint or str(i): str(argument.type) for i, argument in enumerate(block.args)}
+    free = list(types)
+    found: dict[str, Any] = {}
+    for text in given:
+        name, mark, value = text.partition("=")
+        if not mark or (name not in types and len(types) == 1):
+            name, value = free[0] if free else "", text
+        if name not in types:
+            raise UnknownNameError(f"input of {agent}", name, types)
+        found[name] = _read(value, types[name])
+        free.remove(name)
+    if free:
+        raise InputError(
+            f"agent {agent!r} needs the input {free[0]!r}", expected=f"-i {free[0]}=... ({types[free[0]]})"
+        )
+    return {name: found[name] for name in types}
+
+
+def _read(value: str, type_: str) -> Any:
+    if value.startswith("@"):
+        try:
+            data = Path(value[1:]).read_bytes()
+        except OSError as error:
+            raise InputError("cannot read the input", observed=error.strerror, where=value[1:]) from None
+        return data if type_ in ("!agent.audio", "!agent.image") else data.decode("utf-8", "replace")
+    if type_.startswith("!agent.list"):
+        return value.split("\n")
+    return value.encode() if type_ in ("!agent.audio", "!agent.image") else value
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

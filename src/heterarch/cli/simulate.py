@@ -1,0 +1,98 @@
+"""``heterarch simulate``: what a plan does under its workload, or under a recorded trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import typer
+
+from heterarch.catalog.catalog import Catalog
+from heterarch.cli.output import JSON_HELP, console, note, print_json
+from heterarch.cli.pipeline import flat_of
+from heterarch.documents import write_text
+from heterarch.plan.document import Plan
+from heterarch.plan.store import check_plan, load_plan
+from heterarch.report.records import write_parquet
+from heterarch.report.render import render_report
+from heterarch.sim.simulate import Simulation, run_simulation
+from heterarch.workload.arrivals import arrival_times
+from heterarch.workload.profile import Arrivals, Workload, load_workload
+from heterarch.workload.trace import Trace, read_trace
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def simulate(
+    plan: Path = typer.Argument(help="A plan file."),
+    workload: str | None = typer.Option(None, help="A packaged workload or a file; default: the plan's own."),
+    trace: Path | None = typer.Option(None, help="Replay recorded calls instead (see heterarch workload trace)."),
+    requests: int = typer.Option(1000, help="Agent requests of a workload; a trace is replayed whole."),
+    rate: float | None = typer.Option(None, help="Sessions per second; default: the workload's, or the recorded."),
+    replay: Literal["open", "closed"] | None = typer.Option(
+        None, help="Calls at their recorded times, or each after its session's last answer; default by trace."
+    ),
+    cache: Literal["engine", "unbounded"] = typer.Option(
+        "engine", help="KV of each engine, or one cache without limits for all (bounds the hit rate)."
+    ),
+    call: str = typer.Option("", help="LLM call that a trace is replayed on; default: the one that generates most."),
+    router: str | None = typer.Option(None, help="least-pending-tokens or prefix-affinity; default: the plan's."),
+    until: float | None = typer.Option(None, help="Stop at this simulated time, seconds."),
+    seed: int = typer.Option(0, help="Seed of every draw; the same seed gives the same bytes."),
+    output: Path | None = typer.Option(None, "-o", "--output", help="Write the report as JSON."),
+    parquet: Path | None = typer.Option(None, help="Write one row per LLM call."),
+    plot: Path | None = typer.Option(None, help="Write a plot of the latency distributions (extra `plot`)."),
+    catalog: list[Path] = typer.Option([], help="Overlays that the plan was made with; checked for changes."),
+    progress: bool = typer.Option(True, help="Show progress on a terminal."),
+    as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
+) -> None:
+    """Simulate a plan; exit code 0 also when an SLO is missed: the report says so."""
+    made = load_plan(plan)
+    check_plan(made, Catalog.load(*catalog))
+    source: Workload | Trace
+    if trace is not None:
+        source = placed_in_time(read_trace(trace, rate_per_s=rate), rate, seed)
+    else:
+        source = load_workload(workload or made.workload)
+        source = source.at_rate(rate) if rate is not None else source
+    done = run_simulation(
+        made, flat_of(made, str(plan)), source, seed=seed, requests=requests, until_s=until, router=router, cache=cache,
+        replay=replay, call=call, progress=progress and not as_json,
+    )  # fmt: skip
+    publish(done, as_json, output=output, parquet=parquet, plot=plot)
+
+
+def placed_in_time(trace: Trace, rate: float | None, seed: int) -> Trace:
+    """A trace of sessions gets session starts: a Poisson process of ``rate`` sessions per second (default 0.05)."""
+    if trace.kind != "sessions":
+        return trace
+    arrivals = Arrivals(rate_per_s=rate or 0.05)
+    return trace.with_session_starts(arrival_times(arrivals, np.random.default_rng(seed), trace.sessions))
+
+
+def publish(
+    done: Simulation,
+    as_json: bool,
+    *,
+    output: Path | None = None,
+    parquet: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Print the report and write what was asked for."""
+    if as_json:
+        print_json(done.report.model_dump(mode="json"))
+    else:
+        console().print(render_report(done.report))
+    if output is not None:
+        write_text(output, done.report.model_dump_json(indent=2) + "\n")
+        note(f"wrote {output}")
+    if parquet is not None:
+        write_parquet(done.calls, parquet)
+        note(f"wrote {parquet}")
+    if plot is not None:
+        from heterarch.report.plot import plot_latencies
+
+        plot_latencies(done.calls, done.requests, done.report, plot)
+        note(f"wrote {plot}")
