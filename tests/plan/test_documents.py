@@ -87,7 +87,7 @@ def test_the_reader_sees_everything_within_the_width(made: Plan, width: int) -> 
 
 
 def test_scaled_down(made: Plan, catalog: Catalog) -> None:
-    small = scaled_down(made, catalog, engines=2, max_tokens=8)
+    small = scaled_down(made, engines=2, max_tokens=8)
     assert small.agent == made.agent
     assert small.placement == made.placement
     assert small.policies == made.policies
@@ -107,4 +107,4 @@ def test_scaled_down(made: Plan, catalog: Catalog) -> None:
     assert 0 < seconds["step.decode"] < before["step.decode"]
     assert seconds["search"] == before["search"]
     with pytest.raises(InputError):
-        scaled_down(made, catalog, engines=0)
+        scaled_down(made, engines=0)

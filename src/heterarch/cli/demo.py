@@ -7,7 +7,6 @@ from pathlib import Path
 
 import typer
 
-from heterarch.catalog.catalog import Catalog
 from heterarch.cli.output import console, note
 from heterarch.cli.pipeline import Compiled, catalog_and_fleet, compile_agent, flat_of
 from heterarch.cli.run import Tokens, execute, read_inputs
@@ -97,11 +96,11 @@ def _simulate(plan: Plan, workload: Workload, out: Path, requests: int) -> None:
 
 def _run(plan: Plan, out: Path) -> int:
     _step(4, "Run it for real, scaled down: llama.cpp engines on this machine, KV moved between them")
-    local = scaled_down(plan, Catalog.load(), apart=True)
+    local = scaled_down(plan, apart=True)
     save_plan(local, out / "plan-local.yaml")
     module = parse_module(local.agent.module, "plan-local.yaml (module)")
     tokens = Tokens()
-    options = RunOptions(sessions=[0, 0], max_tokens=48, on_token=tokens.show)
+    options = RunOptions(sessions=[0, 0], max_tokens=32, max_trips=4, on_token=tokens.show)
     done = execute(local, module, [read_inputs(module, local.agent.name, [TASK])] * 2, options)
     tokens.end()
     note("(the model is a random 0.6 MB test model: its words mean nothing, its engines, KV and times are real)")

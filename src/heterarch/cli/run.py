@@ -10,7 +10,6 @@ from typing import Any
 import typer
 from xdsl.dialects.builtin import ModuleOp
 
-from heterarch.catalog.catalog import Catalog
 from heterarch.cli.output import JSON_HELP, console, note, print_json
 from heterarch.documents import write_text
 from heterarch.errors import InputError, Interrupted, UnknownNameError
@@ -37,6 +36,7 @@ def run(
     requests: int = typer.Option(1, help="How often to run; the requests belong to one session."),
     concurrency: int = typer.Option(1, help="Most requests at once; above 1 every request is its own session."),
     max_tokens: int | None = typer.Option(None, help="Cap on every answer."),
+    max_trips: int | None = typer.Option(None, help="Cap on the trips of every loop."),
     deadline: float | None = typer.Option(None, help="Most seconds of one request."),
     strict: bool = typer.Option(False, help="Refuse to run callables whose source has changed since the plan."),
     stream: bool = typer.Option(True, help="Show tokens as they arrive."),
@@ -45,11 +45,11 @@ def run(
 ) -> None:
     """Run a plan; exit code 4 when a request failed, 130 after Ctrl-C (the partial report is kept)."""
     made = load_plan(plan)
-    made = scaled_down(made, Catalog.load(), engines=engines, apart=apart) if local else made
+    made = scaled_down(made, engines=engines, apart=apart) if local else made
     sessions = [0 if concurrency == 1 else i for i in range(requests)]
     tokens = Tokens() if stream and not as_json else None
     options = RunOptions(
-        concurrency=concurrency, sessions=sessions, deadline_s=deadline, max_tokens=max_tokens, strict=strict,
+        concurrency=concurrency, sessions=sessions, deadline_s=deadline, max_tokens=max_tokens, max_trips=max_trips, strict=strict,
         on_token=tokens.show if tokens else None,
     )  # fmt: skip
     module = parse_module(made.agent.module, f"{plan} (module)")

@@ -64,6 +64,7 @@ class Executor:
     """Runs requests through one program.
 
     ``concurrency``: most tasks at once per pool of plain functions; pools that are not named have no bound.
+    ``max_trips``: cap on the trips of every loop.
     ``notes`` counts every time that something was decided without the program saying how.
     """
 
@@ -73,10 +74,12 @@ class Executor:
         bindings: Bindings,
         models: Models | None = None,
         concurrency: Mapping[str, int] | None = None,
+        max_trips: int | None = None,
     ) -> None:
         self.program: Program = prepare(flat)
         self.bindings = bindings
         self.models = models
+        self.max_trips = max_trips
         self.notes: Counter[str] = Counter()
         self._rooms = {pool: asyncio.Semaphore(most) for pool, most in (concurrency or {}).items()}
 
@@ -268,7 +271,7 @@ def _case(flow: _Flow, node: Node, selector: str) -> int:
 
 async def _loop(flow: _Flow, node: Node, inputs: Values) -> tuple[Any, ...]:
     until = str(node.attrs.get("until") or "")
-    limit = _trips(node, bool(until))
+    limit = min(_trips(node, bool(until)), flow.executor.max_trips or _MAX_TRIPS)
     carried: Values = list(inputs)
     for _ in range(limit):
         carried = await flow.enter(node.regions[0], carried)

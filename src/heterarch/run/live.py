@@ -48,7 +48,8 @@ class RunOptions:
 
     ``concurrency``: most requests at once. ``release_s``: when each request is released, seconds from the start;
     without it the next one starts when one ends. ``sessions``: a key per request; requests of one session share
-    memory and run in order. ``deadline_s``: most seconds of one request. ``max_tokens``: cap on every answer.
+    memory and run in order. ``deadline_s``: most seconds of one request. ``max_tokens``: cap on every answer;
+    ``max_trips``: on every loop.
     ``timeout_s``: most seconds an engine may be silent. ``functions``: callables by symbol, in place of the plan's
     references. ``engines``: engines by pool, in place of those the plan says how to start. ``stand_in``: runs every
     LLM pool that cannot run here, ``stand_in_engines`` each. ``input_names``: names of the inputs in order, to
@@ -61,6 +62,7 @@ class RunOptions:
     sessions: Sequence[Hashable] | None = None
     deadline_s: float | None = None
     max_tokens: int | None = None
+    max_trips: int | None = None
     timeout_s: float = 120.0
     functions: Mapping[str, Callable[..., Any]] | None = None
     engines: Mapping[str, Sequence[Engine]] | None = None
@@ -159,7 +161,7 @@ class _Live:
         self.bindings = bind(self.flat, self.plan.agent.callables, options.functions, strict=options.strict)
         self.notes += self.bindings.notes
         rooms = {pool.name: pool.engines * pool.concurrency for pool in self.plan.pools if pool.role == "tool"}
-        self.executor = Executor(self.flat, self.bindings, concurrency=rooms)
+        self.executor = Executor(self.flat, self.bindings, concurrency=rooms, max_trips=self.options.max_trips)
         keys = options.sessions if options.sessions is not None else range(len(self.inputs))
         rows: dict[Hashable, int] = {}
         self.records = [RequestRecord(rows.setdefault(key, len(rows))) for key in keys]

@@ -10,6 +10,7 @@ import numpy as np
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.document import Plan, Pool
 from heterarch.plan.store import plan_sha256
+from heterarch.plan.unloaded import unloaded_s
 from heterarch.report.aggregate import CALL, REQUEST, OpTimes, Records, RunFacts, Status, build_report
 from heterarch.report.schema import PoolReport, Report
 from heterarch.run.calls import CallRecord
@@ -75,7 +76,7 @@ def live_report(
         _calls(plan, calls, start_s),
         _requests(plan, requests, calls, reasons, start_s),
         pools,
-        _ops(plan, flat, times),
+        _ops(plan, flat, times, calls),
     )
 
 
@@ -148,8 +149,29 @@ def _billed_usd(pool: Pool, call: CallRecord) -> float:
     return (usd + call.output_tokens * price.output_usd_per_mtok) / 1e6
 
 
-def _ops(plan: Plan, flat: FlatProgram, times: Sequence[TaskTime]) -> list[OpTimes]:
+def _asked_again(plan: Plan, flat: FlatProgram, calls: Sequence[CallRecord]) -> dict[str, float]:
+    """Op name -> mean seconds that the plan's coefficients predict for the tokens that its calls really had."""
+    pools = {pool.name: pool for pool in plan.pools}
+    by_call: dict[str, list[CallRecord]] = {}
+    for call in calls:
+        if call.done:
+            by_call.setdefault(str(flat.attrs[call.op]["call"]), []).append(call)
+    found: dict[str, float] = {}
+    for op in range(len(flat)):
+        rows, pool = by_call.get(str(flat.attrs[op].get("call")), []), pools.get(flat.pool_of(op) or "")
+        if rows and pool is not None:
+            kind = OpKind(int(flat.kind[op])).name.lower()
+            each = [unloaded_s(kind, pool, r.prompt_tokens, r.cached_tokens, r.output_tokens) for r in rows]
+            seconds = [s for s in each if s is not None]
+            if seconds:
+                found[flat.names[op]] = sum(seconds) / len(seconds)
+    return found
+
+
+def _ops(plan: Plan, flat: FlatProgram, times: Sequence[TaskTime], calls: Sequence[CallRecord]) -> list[OpTimes]:
+    """Measured seconds by op beside the prediction: of an LLM op for the tokens it had, of others the plan's."""
     predicted = {row.op: row for row in plan.predictions.ops}
+    again = _asked_again(plan, flat, calls)
     seconds: dict[int, list[float]] = {}
     for time in times:
         seconds.setdefault(time.op, []).append(time.seconds)
@@ -163,7 +185,7 @@ def _ops(plan: Plan, flat: FlatProgram, times: Sequence[TaskTime]) -> list[OpTim
                 kind=OpKind(int(flat.kind[op])).name.lower(),
                 pool=flat.pool_of(op) or "",
                 seconds=np.array(seconds[op]),
-                predicted_s=row.mean_s if row else None,
+                predicted_s=again.get(name, row.mean_s if row else None),
                 source=row.source if row else "",
             )
         )
