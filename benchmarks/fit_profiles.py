@@ -2,17 +2,15 @@
 
     python benchmarks/fit_profiles.py [folder of shared data]
 
-The keys are the profiles' names and the paths of their fields; the values are what stands in
+The keys of `profiles` are their names and the paths of their fields; the values are what stands in
 src/heterarch/workload/data/*.yaml. Fields that no data supports (grades vendor and guess) are not fitted here.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import math
-import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +41,18 @@ TOOLS = {
 RARE = ("WebSearch", "WebFetch", "Task")  # too few calls in one set of runs: both are used
 
 
-def main() -> None:
-    repository = Path(__file__).resolve().parent.parent
-    default = os.environ.get("HETERARCH_DATA", str(repository.parent / "shared" / "data"))
-    data = Path(sys.argv[1] if len(sys.argv) > 1 else default)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fit everything and print one JSON object."""
+    from machine import data_folder, facts, show, show_skipped  # beside this script; tests import this one by its path
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="shared data, default HETERARCH_DATA")
+    data = parser.parse_args(arguments).folder or data_folder()
+    if data is None:
+        return show_skipped("fit_profiles")
+    first = facts("fit_profiles")
     document = {name: {path: distribution_to(d) for path, d in fits.items()} for name, fits in profiles(data).items()}
-    print(json.dumps({"benchmark": "fit_profiles", "profiles": document}, indent=1))
+    show({**first, "profiles": document})
 
 
 def profiles(data: Path) -> Mapping[str, Fits]:

@@ -15,11 +15,7 @@ one record per request; ``process_cpu_s`` that of the whole process, import and 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from machine import data_folder, facts, show, show_skipped
 
 from heterarch.plan.document import Pool, StepPart
 from heterarch.policy.base import Router, RouterView
@@ -118,7 +115,7 @@ def timed(work: Tasks, pool: Pool, router: str | Router) -> tuple[float, State, 
 
 def result(case: str, router: str | Router, repeats: int, folder: Path) -> dict[str, Any]:
     """The JSON object of a case."""
-    load = os.getloadavg()[0]
+    first = facts("sim_speed")
     work, pool = standard_case(case, folder)
     timed(work, pool, router)  # loads or compiles the core
     runs = [timed(work, pool, router) for _ in range(repeats)]
@@ -127,10 +124,8 @@ def result(case: str, router: str | Router, repeats: int, folder: Path) -> dict[
     iterations = int(state.engines["iteration"].sum())
     reference = REFERENCE[case]
     return {
-        "benchmark": "sim_speed",
+        **first,
         "case": case,
-        "machine": _machine(),
-        "load": load,
         "router": router if isinstance(router, str) else router.name,
         "requests": len(work.rows),
         "iterations": iterations,
@@ -162,24 +157,18 @@ def _deviation(figures: dict[str, Any], iterations: int, reference: dict[str, An
     return {**ratios, "iterations": round(iterations / reference["iterations"] - 1, 4)}
 
 
-def _machine() -> str:
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one case and print its JSON object."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, default="S1")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--router", default="", help="a built-in router instead of the case's own")
     options = parser.parse_args(arguments)
-    default = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-    folder = Path(os.environ.get("HETERARCH_DATA", default))
-    if not folder.is_dir():
-        json.dump({"benchmark": "sim_speed", "skipped": "real data not found; set HETERARCH_DATA"}, sys.stdout)
-        return
+    folder = data_folder()
+    if folder is None:
+        return show_skipped("sim_speed")
     own: str | Router = FewestQueued() if options.case == "S8" else "least-pending-tokens"
-    json.dump(result(options.case, options.router or own, options.repeats, folder), sys.stdout, indent=1)
+    show(result(options.case, options.router or own, options.repeats, folder))
 
 
 if __name__ == "__main__":

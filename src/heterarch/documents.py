@@ -173,13 +173,15 @@ def _input_error(model: type[BaseModel], error: ValidationError, locate: Locate)
     errors = error.errors(include_url=False)
     first = min(errors, key=lambda entry: _rank(entry, locate))
     where, more = locate(first["loc"]), len(errors) - 1
-    fix = f"then {more} more in this document" if more else None
+    fix = f"correct this, then {more} more in this document" if more else None
     *parents, last = first["loc"] or ("",)
     if first["type"] == "extra_forbidden":
         return UnknownNameError("field", str(last), _fields_at(model, parents), where=where, fix=fix)
     if first["type"] == "union_tag_invalid":
         known = [word.strip().strip("'") for word in first["ctx"]["expected_tags"].split(",")]
-        return UnknownNameError(first["ctx"]["discriminator"].strip("'"), first["ctx"]["tag"], known, where=where, fix=fix)
+        return UnknownNameError(
+            first["ctx"]["discriminator"].strip("'"), first["ctx"]["tag"], known, where=where, fix=fix
+        )
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return InputError(f"the field {field!r} is missing", where=where, fix=fix)

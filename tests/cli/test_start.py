@@ -64,7 +64,11 @@ def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixt
 
 def test_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(
-        f"{sys.executable} -m heterarch catalog models --json | head -1", shell=True, capture_output=True, text=True, check=False
+        f"{sys.executable} -m heterarch catalog models --json | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout == "[\n"
     assert "Traceback" not in done.stderr

@@ -42,7 +42,9 @@ def test_a_device_shows_where_each_number_comes_from(capsys: pytest.CaptureFixtu
 
 def test_fleet_and_workload(capsys: pytest.CaptureFixture[str]) -> None:
     fleet = data(capsys, "fleet", "show", "mixed")
-    assert {"h100-sxm", "a100-80-sxm", "b200", "mi300x", "gaudi3", "cpu-vcpu"} <= {d["device"] for d in fleet["devices"]}
+    assert {"h100-sxm", "a100-80-sxm", "b200", "mi300x", "gaudi3", "cpu-vcpu"} <= {
+        d["device"] for d in fleet["devices"]
+    }
     assert "mixed" in output(capsys, "fleet", "show")
     assert {w["name"] for w in data(capsys, "workload", "list")} == {"coding-fleet", "chat", "voice", "rag"}
     assert data(capsys, "workload", "show", "chat")["name"] == "chat"

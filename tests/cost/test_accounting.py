@@ -209,3 +209,17 @@ def test_resale_lowers_and_idle_hours_raise_the_annuity(resale: float, used: flo
     plain = annuity_usd_per_h(25_000, OwnerTerms())
     assert annuity_usd_per_h(25_000, OwnerTerms(resale_usd=resale)) <= plain
     assert annuity_usd_per_h(25_000, OwnerTerms(utilisation=used)) == pytest.approx(plain / used)
+
+
+def test_unknown_facility_power_is_estimated_from_the_tdp(catalog: Catalog) -> None:
+    """A device is not cheaper than its neighbours because less is known of it."""
+    gaudi = catalog.device("gaudi3")
+    assert gaudi.wall_w is None
+    assert energy_usd_per_h(gaudi, SITE) == pytest.approx(2.2 * energy_usd_per_h(gaudi, SITE, "tdp"))
+    known = [d for d in catalog.devices.values() if d.wall_w and d.tdp_w and d.device_class == "gpu-dc"]
+    assert 1.85 < min(d.wall_w / d.tdp_w for d in known) < 2.2 < max(d.wall_w / d.tdp_w for d in known) < 2.5
+    money = usd_per_device_h(gaudi, "owner-annuity", [purchase("gaudi3", 12_500)], SITE)
+    assert "facility power 2.2 x TDP" in money.source.citation
+    assert money.source.grade == "guess"
+    vcpu = catalog.device("cpu-vcpu")  # its price stands for a share of a server, not for an accelerator in one
+    assert energy_usd_per_h(vcpu, SITE) == energy_usd_per_h(vcpu, SITE, "tdp")

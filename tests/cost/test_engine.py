@@ -239,3 +239,15 @@ def test_more_work_never_takes_less_time(data: Any) -> None:
     assert prefill_s(cost, batch, context + 1) >= prefill_s(cost, batch, context)
     whole, split = prefill_s(cost, 2 * batch), prefill_s(cost, batch) + prefill_s(cost, batch, batch)
     assert split >= whole * (1 - 1e-9), "chunks cost at least as much as the whole"
+
+
+def test_four_bit_weights_compute_in_16_bits_where_the_device_has_no_fp4() -> None:
+    catalog = Catalog.load()
+    model = catalog.model("Meta-Llama-3.1-8B")
+    formats = {
+        (name, dtype): EngineConfig(catalog.device(name), model, dtype=dtype).compute_dtype
+        for name in ("h100-sxm", "b200")
+        for dtype in ("fp4", "mxfp4", "fp8", "bf16")
+    }
+    assert [formats["h100-sxm", d] for d in ("fp4", "mxfp4", "fp8", "bf16")] == ["bf16", "bf16", "fp8", "bf16"]
+    assert [formats["b200", d] for d in ("fp4", "mxfp4", "fp8", "bf16")] == ["fp4", "fp4", "fp8", "bf16"]

@@ -14,7 +14,7 @@ from heterarch.ir.passes import run_passes
 from heterarch.ir.passes.decompose import Decompose
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TOOLS = '''
+TOOLS = """
 import heterarch as ha
 def split(text: str) -> list[str]: return text.split()
 def enough(a: str, b: str = "") -> bool: return True
@@ -22,7 +22,7 @@ def join(items: list[str]) -> str: return " ".join(items)
 @ha.agent
 def sub(text: ha.Text) -> ha.Text:
     return ha.model("M", text)
-'''
+"""
 EVERYTHING = """
 heterarch: agent
 version: 1

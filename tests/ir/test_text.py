@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -88,3 +89,11 @@ def test_syntax_errors_name_the_line(text: str, line: int, message: str) -> None
         parse_module(text, "file.mlir")
     assert f"file.mlir:{line}:" in str(caught.value)
     assert message in str(caught.value)
+
+
+@given(st.integers(0, 10_000), st.text('{}()<>"%@:,=#!ab1\\\n', max_size=3), st.integers(0, 30))
+def test_malformed_text_is_never_a_crash(place: int, put: str, cut: int) -> None:
+    text = print_module(load_agent(str(EXAMPLES[0])).module)
+    place %= len(text)
+    with contextlib.suppress(InputError):
+        parse_module(text[:place] + put + text[place + cut :], "file.mlir")

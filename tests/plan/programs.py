@@ -79,6 +79,40 @@ def spoken(audio: ha.Audio) -> ha.Audio:
     return ha.text_to_speech(ha.model(SMALL, found, tokens_in=300, tokens_out=80, name="reply"), seconds=0.2)
 
 
+@ha.compute(seconds=1.0)
+def outline(text: str) -> list[str]:
+    """Two lines."""
+    return [f"{text} a", f"{text} b"]
+
+
+@ha.agent
+def enclosing(question: ha.Text) -> ha.Text:
+    """The bodies of a loop, a map and a branch read values of the function around them."""
+    plan = search(question)
+
+    def step(text: ha.Text) -> ha.Text:
+        return ha.model(SMALL, text, plan, template="{0} given {1}", tokens_in=100, tokens_out=20, name="step")
+
+    draft = ha.loop(step, question, trips=2, max_trips=2)
+    parts = ha.map(
+        lambda part: ha.model(SMALL, part, draft, template="{0} of {1}", tokens_in=50, tokens_out=10, name="part"),
+        outline(draft),
+        width=2,
+    )
+    return ha.branch(
+        needs(question),
+        {"yes": lambda: search(plan), "no": lambda: ha.model(SMALL, parts, tokens_in=9, tokens_out=9, name="sum")},
+        probabilities={"yes": 0.0, "no": 1.0},
+    )
+
+
+@ha.agent
+def background(question: ha.Text) -> ha.Text:
+    """A sub-agent runs on while a branch is taken; the request ends with it."""
+    ha.spawn(worker, question)
+    return ha.model(SMALL, question, tokens_in=10, tokens_out=10, name="quick")
+
+
 def lower(agent: Agent) -> tuple[FlatProgram, Callable[[dict[str, str]], str]]:
     """The flat program, and the text of its module for a placement."""
     module = agent.module.clone()

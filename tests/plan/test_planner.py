@@ -13,11 +13,12 @@ from heterarch.errors import InfeasibleError, InputError, UnknownNameError
 from heterarch.graph.build import Agent
 from heterarch.plan.document import Plan
 from heterarch.plan.planner import Authored, Evaluator, plan
+from heterarch.plan.store import plan_text
 from heterarch.report.schema import CacheReport, Counts, Report, Summary, Verdict
 from heterarch.report.slo import SLO, parse_slo
 from heterarch.workload.profile import Workload
 
-from .programs import fanned, looped, lower, single, spoken, workload
+from .programs import SMALL, fanned, looped, lower, single, spoken, workload
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +148,49 @@ def test_an_endpoint_serves_a_small_load_of_a_big_model(catalog: Catalog) -> Non
     assert made.predictions.usd_per_request > 0
 
 
-def test_the_same_question_has_the_same_answer(catalog: Catalog) -> None:
-    first, second = (
-        planned(looped, catalog, workload(3.0), ["ttft.p95<=1s"]).model_dump(exclude={"objective": {"solve_s"}})
-        for _ in range(2)
+def test_the_same_question_has_the_same_answer_to_the_byte(catalog: Catalog) -> None:
+    first, second = (planned(looped, catalog, workload(3.0), ["ttft.p95<=1s"]) for _ in range(2))
+    assert first.objective.solve_s > 0
+    assert plan_text(first) == plan_text(second)
+    assert "solve_s" not in plan_text(first)
+
+
+def test_an_endpoint_that_cannot_carry_the_load_names_its_rate_limit(catalog: Catalog) -> None:
+    api = next(e for e in fleet("mixed").endpoints if e.serves == SMALL)
+    api = api.model_copy(update={"requests_per_min": None, "tokens_per_min": 60_000})
+    own = Fleet(name="api", site="us-average", devices=[FleetDevice(device="cpu-vcpu")], endpoints=[api])
+    with pytest.raises(InfeasibleError, match="inventory is too small") as caught:
+        planned(single, catalog, workload(10.0), fleet=own)
+    text = str(caught.value)
+    assert "admits 60,000 tokens/min" in text
+    assert "need 660,600 (11 times the limit)" in text  # 10/s of 1,000 and 101 tokens
+    assert f"raise the rate limits of {api.name} 12 times" in text
+    calm = api.model_copy(update={"requests_per_min": 30})
+    beside = [FleetDevice(device="cpu-vcpu"), FleetDevice(device="h100-sxm")]
+    own = Fleet(name="both", site="us-average", devices=beside, endpoints=[calm])
+    made = planned(single, catalog, workload(10.0), fleet=own, explain=True)
+    (reason,) = [other.reason for other in made.alternatives if other.name == f"only {api.name}"]
+    assert reason == f"{api.name} admits 30 requests/min, the calls of {SMALL} need 600 (20 times the limit)"
+
+
+def test_a_plan_says_what_its_prices_and_times_rest_on(catalog: Catalog) -> None:
+    own = Fleet(name="g", site="us-average", devices=[FleetDevice(device="gaudi3"), FleetDevice(device="cpu-vcpu")])
+    made = planned(single, catalog, workload(1.0), fleet=own, accounting="owner-annuity", dtypes=["fp4"])
+    notes = "\n".join(made.notes)
+    assert "Step times on gaudi3: guess: roofline; no public kernel measurements" in notes
+    assert "gaudi3 multiplies fp4 weights in bf16" in notes
+    assert "Price of gaudi3: $0.623/h each; guess" in notes
+
+
+def test_an_engine_has_seats_for_bursts(catalog: Catalog) -> None:
+    """As many as KV memory holds within the TPOT limit; not only what the mean load fills."""
+    own = Fleet(name="o", site="us-average", devices=[FleetDevice(device="h100-sxm"), FleetDevice(device="cpu-vcpu")])
+    loose, tight = (
+        planned(single, catalog, workload(50.0), ["ttft.p95<=1s", slo], fleet=own).pools[0]
+        for slo in ("tpot.p95<=1s", "tpot.p95<=9ms")
     )
-    assert first == second
+    assert loose.concurrency == min(256, int(loose.kv_tokens / 1101))
+    assert tight.concurrency < loose.concurrency
 
 
 def test_wrong_arguments(catalog: Catalog) -> None:

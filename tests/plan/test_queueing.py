@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from heterarch.errors import InputError
 from heterarch.plan.queueing import erlang_c, pool_waiting_s, staffed, waiting_s
+from heterarch.plan.timing import PlacedTask, PlacedTiming
 
 
 def test_one_server() -> None:
@@ -35,3 +37,16 @@ def test_several_servers() -> None:
 def test_staffing_is_sublinear_and_above_the_load() -> None:
     assert staffed(100.0) == pytest.approx(110.0)
     assert staffed(4.0, 2.0) == pytest.approx(8.0)
+
+
+def test_a_short_task_waits_as_long_as_a_long_one_of_its_pool() -> None:
+    """One queue: the wait is that of all tasks of the pool (M/G/c), not of the op alone."""
+    mean, square = (0.001 + 10.0) / 2, (0.001**2 + 10.0**2) / 2
+    pool = PlacedTask(slots=6, tasks_per_s=1.0, mean_s=mean, square_s2=square)
+    timing = PlacedTiming({}, {1: pool, 2: pool}, seed=0)
+    short = timing.task(1, np.full(40_000, 0.001)) - 0.001
+    long = timing.task(2, np.full(40_000, 10.0)) - 10.0
+    expected = pool_waiting_s(6, 1.0, mean, square)
+    assert expected > 0.5
+    assert short.mean() == pytest.approx(expected, rel=0.05)
+    assert long.mean() == pytest.approx(expected, rel=0.05)

@@ -11,7 +11,7 @@ from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.critical import critical_stages
 from heterarch.plan.problem import longest_path_s
-from heterarch.plan.statistic import compacted_tokens
+from heterarch.plan.statistic import fit_window
 from heterarch.plan.walk import CallSample, CallTimes, walk
 from heterarch.policy.base import Floats
 
@@ -69,9 +69,10 @@ def test_a_full_window_is_compacted_once_in_a_while() -> None:
     seen = walk(flat, workload(requests=40.0), windows={"Meta-Llama-3.1-8B": 6000}, requests=40)
     assert 0 < seen.clipped <= 8  # 120 calls of 250 tokens on a window of 6,000
     assert float((seen.calls["context"] + seen.calls["appended"] + seen.calls["output"]).max()) <= 6000
-    assert compacted_tokens(5900, 1000, 6000, 250) == pytest.approx(1800.0)
-    assert compacted_tokens(5900, 3000, 6000, 250) == 3000
-    assert compacted_tokens(5900, 0, 6000, 5900) == 100
+    assert fit_window(5900, 1000, 200, 50, 6000) == pytest.approx((1800.0, 200, 50))
+    assert fit_window(5900, 3000, 200, 50, 6000) == (3000, 200, 50)
+    assert fit_window(5900, 0, 5800, 100, 6000) == (100, 5800, 100)
+    assert fit_window(500, 100, 200, 50, 6000) == (500, 200, 50)
 
 
 @pytest.mark.parametrize("agent", [single, looped, fanned])

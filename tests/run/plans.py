@@ -24,7 +24,9 @@ def pool(name: str, role: str = "mixed", local: LocalPart | None = TINY, **more:
     return Pool(name=name, role=role, device="CPU", engines=1, model="tiny", local=local, usd_per_engine_h=3.6, **more)
 
 
-def plan(*pools: Pool, slo: list[str] | None = None, callables: list[CallablePart] | None = None, **policies: str) -> Plan:
+def plan(
+    *pools: Pool, slo: list[str] | None = None, callables: list[CallablePart] | None = None, **policies: str
+) -> Plan:
     predicted = OpPrediction(
         op="step.decode", kind="decode", pool=pools[0].name, visits=1, mean_s=0.5, usd_per_request=0.1, source="test"
     )

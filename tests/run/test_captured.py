@@ -25,7 +25,9 @@ async def test_a_captured_agent_runs() -> None:
     module = coder.module.clone()
     Decompose().apply(Context(), module)
     Place(("*=one",)).apply(Context(), module)
-    table = [CallablePart(symbol=symbol, ref=found.ref, sha256=found.sha256) for symbol, found in coder.callables.items()]
+    table = [
+        CallablePart(symbol=symbol, ref=found.ref, sha256=found.sha256) for symbol, found in coder.callables.items()
+    ]
     engine = FakeEngine(answers=lambda call: f"answer to {call.messages[-1].text}")
     options = RunOptions(engines={"one": [engine]}, strict=True)
     live = await run_plan(plan(pool("one"), callables=table), flatten(module), [{"task": "fix it"}], options)

@@ -7,7 +7,7 @@ import pytest
 
 from heterarch.errors import InputError
 from heterarch.ir.flat import OpKind, Slot
-from heterarch.plan.statistic import compacted_tokens
+from heterarch.plan.statistic import fit_window
 from heterarch.sim.tasks import TaskKind
 from heterarch.sim.unroll import unroll
 from heterarch.workload.distribution import constant, uniform
@@ -27,7 +27,9 @@ def workload(**changes) -> Workload:
 
 
 def rows_of(builder: ProgramBuilder, *calls: str, requests: int = 1, work: Workload | None = None, window=0, **options):
-    plan = plan_of([mixed(kv_tokens=10**6, context_tokens=window, model="m"), tools()], placed(*calls) | {"shell": "tools"})
+    plan = plan_of(
+        [mixed(kv_tokens=10**6, context_tokens=window, model="m"), tools()], placed(*calls) | {"shell": "tools"}
+    )
     made, tree = unroll(plan, builder.build(), work or workload(), requests=requests, **options)
     return made, tree
 
@@ -65,10 +67,10 @@ def test_a_loop_appends_to_one_conversation():
     assert (made.rows["prefill_pool"][shells] == 1).all()
 
 
-def test_a_shell_beside_the_next_call_is_not_waited_for():
+def test_a_trip_ends_when_all_of_it_has_ended():
     made, _ = rows_of(agent_loop(2), "step")
     second = int(np.flatnonzero(made.rows["kind"] == TaskKind.GENERATE)[1])
-    assert all(made.rows["kind"][k] == TaskKind.GENERATE or made.rows["op"][k] < 0 for k in before(made, second))
+    assert before(made, second) == [int(np.flatnonzero(made.rows["service_s"] == 2.0)[0])]
 
 
 def test_system_prompts_are_shared_by_all_sessions_and_nothing_else():
@@ -168,7 +170,7 @@ def test_speech_starts_at_the_first_token_of_a_stream():
 def test_a_chat_that_outgrows_the_window_is_compacted():
     made, tree = rows_of(agent_loop(6), "step", window=500)
     calls = made.rows[made.rows["kind"] == TaskKind.GENERATE]
-    kept = int(compacted_tokens(430 + 80, 160, 500, 80))  # the third answer ends at 510, so the fourth call cuts
+    kept = int(fit_window(430 + 80, 160, 50, 30, 500)[0])  # the third answer ends at 510, so the fourth call cuts
     assert calls["prompt_tokens"].tolist()[:2] == [320, 400]
     assert (calls["prompt_tokens"] + calls["output_tokens"]).max() <= 500
     drops = np.flatnonzero(np.diff(calls["prompt_tokens"]) < 0)

@@ -29,6 +29,12 @@ COMMANDS = {
 SIGPIPE_CODE = 141
 
 
+def load(arguments: Sequence[str]) -> None:
+    """Import the module of the command that is called, and no other."""
+    if arguments and arguments[0] in COMMANDS:
+        importlib.import_module(f"heterarch.cli.{arguments[0]}")
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code (see :mod:`heterarch.errors`), 0 when all went well.
 
@@ -40,6 +46,8 @@ def run(arguments: Sequence[str]) -> int:
         words = rest if name in COMMANDS else arguments or ["--help"]
         program = f"heterarch {name}" if name in COMMANDS else "heterarch"
         result = get_command(app)(list(words), prog_name=program, standalone_mode=False)
+        if result == Interrupted.exit_code:
+            print("heterarch: interrupted", file=sys.stderr)
         return result if isinstance(result, int) else 0
     except HeterarchError as error:
         print(f"heterarch: {error}", file=sys.stderr)

@@ -1,15 +1,21 @@
-"""What commands print: tables that fit the terminal, JSON beside every table, notes on standard error."""
+"""What commands print and write: tables that fit the terminal, JSON beside every table, notes on standard error."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from heterarch.errors import InputError
 
 #: what a flag of that name means in every command
 JSON_HELP = "Print JSON instead of tables."
@@ -28,6 +34,35 @@ def note(text: str) -> None:
 def print_json(data: object) -> None:
     """``data`` as JSON with a stable key order of its own."""
     sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
+
+
+def above_zero(value: float | None) -> float | None:
+    """The value of an option that must be a finite number above zero, or None where it was not given.
+
+    Raises:
+        BadParameter: it is not.
+    """
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise typer.BadParameter(f"{value:g} is not a number above 0")
+    return value
+
+
+def file_to_write(path: Path | None) -> Path | None:
+    """A file that an option names for the result, checked before any work is done for it.
+
+    Raises:
+        InputError: its folder is absent or may not be written, or it is a folder itself.
+    """
+    if path is None:
+        return None
+    if not path.parent.is_dir():
+        raise InputError(
+            "cannot write the file", observed=f"no folder {path.parent}", where=str(path), fix=f"mkdir -p {path.parent}"
+        )
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        observed = "a folder" if path.is_dir() else f"{path.parent} is read-only"
+        raise InputError("cannot write the file", observed=observed, expected="a file", where=str(path))
+    return path
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from heterarch.cli.output import JSON_HELP, console, note, print_json
+from heterarch.cli.output import JSON_HELP, above_zero, console, file_to_write, note, print_json
 from heterarch.cli.pipeline import catalog_and_fleet, compile_agent
 from heterarch.cost.accounting import Accounting
 from heterarch.plan.document import Plan
@@ -25,15 +25,20 @@ def plan(
     fleet: str = typer.Option("mixed", help="A packaged fleet (mixed, laptop) or a fleet file."),
     workload: str = typer.Option("chat", help="A packaged workload (coding-fleet, chat, voice, rag) or a file."),
     slo: list[str] = typer.Option([], help="For instance e2e.p95<=30s, or an SLO file; default: the workload's own."),
-    output: Path = typer.Option(Path("plan.yaml"), "-o", "--output", help="Plan file to write."),
-    rate: float | None = typer.Option(None, help="Sessions per second; default: the workload's own."),
+    output: Path = typer.Option(
+        Path("plan.yaml"), "-o", "--output", help="Plan file to write.", callback=file_to_write
+    ),
+    rate: float | None = typer.Option(
+        None, help="Sessions per second; default: the workload's own.", callback=above_zero
+    ),
     accounting: str | None = typer.Option(None, help=f"What counts as cost: {', '.join(Accounting)}."),
     dtype: list[str] = typer.Option([], help="Formats that weights may be served in; default: as published."),
     router: str = typer.Option("prefix-affinity", help="least-pending-tokens or prefix-affinity."),
-    margin: float = typer.Option(1.0, help="Factor by which predicted latencies must be below their limits."),
+    margin: float = typer.Option(1.0, min=1.0, help="Factor by which predicted latencies must be below their limits."),
     check: bool = typer.Option(True, help="Check the plan in the simulator, tighten and plan again if it misses."),
-    requests: int = typer.Option(1000, help="Requests of a checking simulation."),
-    seed: int = typer.Option(0, help="Seed of everything sampled."),
+    requests: int = typer.Option(1000, min=1, help="Requests of a checking simulation."),
+    explain: bool = typer.Option(True, help="Find alternatives and reasons; takes several times as long as the plan."),
+    seed: int = typer.Option(0, min=0, help="Seed of everything sampled."),
     catalog: list[Path] = typer.Option([], help="Overlays of the catalogue: CSV or YAML files, or folders."),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
@@ -51,6 +56,7 @@ def plan(
         made = make_plan(
             compiled.authored, compiled.flat, found, rows, load, slos=read_slos(slo) if slo else None,
             accounting=accounting, dtypes=dtype, margin=margin, router=router, seed=seed, evaluator=checker,
+            explain=explain,
         )  # fmt: skip
     save_plan(made, output)
     show(made, as_json)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import typer
 from xdsl.dialects.builtin import ModuleOp
 
-from heterarch.cli.output import JSON_HELP, console, note, print_json
+from heterarch.cli.output import JSON_HELP, above_zero, console, file_to_write, note, print_json
 from heterarch.documents import write_text
 from heterarch.errors import InputError, Interrupted, UnknownNameError
 from heterarch.ir.flatten import flatten
@@ -32,25 +34,29 @@ def run(
     input: list[str] = typer.Option([], "-i", "--input", help="name=value or name=@file; the name may be left out."),
     local: bool = typer.Option(False, help="Scale down: every LLM pool becomes a llama.cpp engine on this machine."),
     apart: bool = typer.Option(False, help="With --local: prefill and decode on engines of their own."),
-    engines: int = typer.Option(1, help="With --local: engines of each LLM pool."),
-    requests: int = typer.Option(1, help="How often to run; the requests belong to one session."),
-    concurrency: int = typer.Option(1, help="Most requests at once; above 1 every request is its own session."),
-    max_tokens: int | None = typer.Option(None, help="Cap on every answer."),
-    max_trips: int | None = typer.Option(None, help="Cap on the trips of every loop."),
-    deadline: float | None = typer.Option(None, help="Most seconds of one request."),
+    engines: int = typer.Option(1, min=1, help="With --local: engines of each LLM pool."),
+    requests: int = typer.Option(1, min=1, help="How often to run; the requests belong to one session."),
+    concurrency: int = typer.Option(1, min=1, help="Most requests at once; above 1 every request is its own session."),
+    max_tokens: int | None = typer.Option(None, min=1, help="Cap on every answer."),
+    max_trips: int | None = typer.Option(None, min=1, help="Cap on the trips of every loop."),
+    deadline: float | None = typer.Option(None, help="Most seconds of one request.", callback=above_zero),
+    timeout: float = typer.Option(120.0, help="Most seconds that an engine may be silent.", callback=above_zero),
     strict: bool = typer.Option(False, help="Refuse to run callables whose source has changed since the plan."),
     stream: bool = typer.Option(True, help="Show tokens as they arrive."),
-    output: Path | None = typer.Option(None, "-o", "--output", help="Write the report as JSON."),
+    output: Path | None = typer.Option(
+        None, "-o", "--output", help="Write the report as JSON.", callback=file_to_write
+    ),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
-    """Run a plan; exit code 4 when a request failed, 130 after Ctrl-C (the partial report is kept)."""
+    """Run a plan; exit code 4 when an engine failed, 1 when a request did otherwise, 130 after Ctrl-C (the partial
+    report is kept)."""
     made = load_plan(plan)
     made = scaled_down(made, engines=engines, apart=apart) if local else made
     sessions = [0 if concurrency == 1 else i for i in range(requests)]
     tokens = Tokens() if stream and not as_json else None
     options = RunOptions(
-        concurrency=concurrency, sessions=sessions, deadline_s=deadline, max_tokens=max_tokens, max_trips=max_trips, strict=strict,
-        on_token=tokens.show if tokens else None,
+        concurrency=concurrency, sessions=sessions, deadline_s=deadline, max_tokens=max_tokens, max_trips=max_trips,
+        timeout_s=timeout, strict=strict, on_token=tokens.show if tokens else None,
     )  # fmt: skip
     module = parse_module(made.agent.module, f"{plan} (module)")
     done = execute(made, module, [read_inputs(module, made.agent.name, input)] * requests, options)
@@ -61,8 +67,27 @@ def run(
 
 
 def execute(plan: Plan, module: ModuleOp, inputs: Sequence[Mapping[str, Any]], options: RunOptions) -> LiveRun:
-    """Run the placed module of ``plan`` on its engines."""
-    return run_live(plan, flatten(module, plan.agent.name), [list(row.values()) for row in inputs], options)
+    """Run the placed module of ``plan`` on its engines; of a run cut short, no process of a tool's is left."""
+    flat = flatten(module, plan.agent.name)
+    before = set(psutil.Process().children(recursive=True))
+    whole = False
+    try:
+        done = run_live(plan, flat, [list(row.values()) for row in inputs], options)
+        whole = not done.report.partial and not any(done.errors)
+        return done
+    finally:
+        if not whole:
+            _end(set(psutil.Process().children(recursive=True)) - before)
+
+
+def _end(processes: set[psutil.Process]) -> None:
+    """Ask every process to end, and kill those that do not within two seconds."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(processes, timeout=2)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 class Tokens:
@@ -115,7 +140,7 @@ def read_inputs(module: ModuleOp, agent: str, given: Sequence[str]) -> dict[str,
 
     Raises:
         UnknownNameError: the agent has no input of that name.
-        InputError: an input is missing.
+        InputError: an input is missing, or given twice.
     """
     block = graphs_of(module)[agent].body.block
     types = {argument.name_hint or str(i): str(argument.type) for i, argument in enumerate(block.args)}
@@ -124,9 +149,15 @@ def read_inputs(module: ModuleOp, agent: str, given: Sequence[str]) -> dict[str,
     for text in given:
         name, mark, value = text.partition("=")
         if not mark or (name not in types and len(types) == 1):
-            name, value = free[0] if free else "", text
-        if name not in types:
+            name, mark, value = free[0] if free else "", "", text
+        if name not in types and mark:
             raise UnknownNameError(f"input of {agent}", name, types)
+        if name not in free:
+            raise InputError(
+                f"agent {agent!r} takes every input once",
+                observed=f"-i {text[:80]}",
+                expected=", ".join(types) or "none",
+            )
         found[name] = _read(value, types[name])
         free.remove(name)
     if free:

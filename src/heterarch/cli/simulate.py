@@ -9,10 +9,10 @@ import numpy as np
 import typer
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cli.output import JSON_HELP, console, note, print_json
+from heterarch.cli.output import JSON_HELP, above_zero, console, file_to_write, note, print_json
 from heterarch.cli.pipeline import flat_of
 from heterarch.documents import write_text
-from heterarch.plan.document import Plan
+from heterarch.errors import Interrupted
 from heterarch.plan.store import check_plan, load_plan
 from heterarch.report.records import write_parquet
 from heterarch.report.render import render_report
@@ -29,8 +29,10 @@ def simulate(
     plan: Path = typer.Argument(help="A plan file."),
     workload: str | None = typer.Option(None, help="A packaged workload or a file; default: the plan's own."),
     trace: Path | None = typer.Option(None, help="Replay recorded calls instead (see heterarch workload trace)."),
-    requests: int = typer.Option(1000, help="Agent requests of a workload; a trace is replayed whole."),
-    rate: float | None = typer.Option(None, help="Sessions per second; default: the workload's, or the recorded."),
+    requests: int = typer.Option(1000, min=1, help="Agent requests of a workload; a trace is replayed whole."),
+    rate: float | None = typer.Option(
+        None, help="Sessions (of a trace without them: calls) per second; default: as recorded.", callback=above_zero
+    ),
     replay: Literal["open", "closed"] | None = typer.Option(
         None, help="Calls at their recorded times, or each after its session's last answer; default by trace."
     ),
@@ -39,18 +41,22 @@ def simulate(
     ),
     call: str = typer.Option("", help="LLM call that a trace is replayed on; default: the one that generates most."),
     router: str | None = typer.Option(None, help="least-pending-tokens or prefix-affinity; default: the plan's."),
-    until: float | None = typer.Option(None, help="Stop at this simulated time, seconds."),
-    seed: int = typer.Option(0, help="Seed of every draw; the same seed gives the same bytes."),
-    output: Path | None = typer.Option(None, "-o", "--output", help="Write the report as JSON."),
-    parquet: Path | None = typer.Option(None, help="Write one row per LLM call."),
-    plot: Path | None = typer.Option(None, help="Write a plot of the latency distributions (extra `plot`)."),
+    until: float | None = typer.Option(None, help="Stop at this simulated time, seconds.", callback=above_zero),
+    seed: int = typer.Option(0, min=0, help="Seed of every draw; the same seed gives the same bytes."),
+    output: Path | None = typer.Option(
+        None, "-o", "--output", help="Write the report as JSON.", callback=file_to_write
+    ),
+    parquet: Path | None = typer.Option(None, help="Write one row per LLM call.", callback=file_to_write),
+    plot: Path | None = typer.Option(
+        None, help="Write a plot of the latency distributions (extra `plot`).", callback=file_to_write
+    ),
     catalog: list[Path] = typer.Option([], help="Overlays that the plan was made with; checked for changes."),
     progress: bool = typer.Option(True, help="Show progress on a terminal."),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
-    """Simulate a plan; exit code 0 also when an SLO is missed: the report says so."""
+    """Simulate a plan; exit code 0 also when an SLO is missed, 130 after Ctrl-C (the partial report is kept)."""
     made = load_plan(plan)
-    check_plan(made, Catalog.load(*catalog))
+    check_plan(made, Catalog.load(*catalog), str(plan))
     source: Workload | Trace
     if trace is not None:
         source = placed_in_time(read_trace(trace, rate_per_s=rate), rate, seed)
@@ -62,12 +68,14 @@ def simulate(
         replay=replay, call=call, progress=progress and not as_json,
     )  # fmt: skip
     publish(done, as_json, output=output, parquet=parquet, plot=plot)
+    raise typer.Exit(Interrupted.exit_code if done.interrupted else 0)
 
 
 def placed_in_time(trace: Trace, rate: float | None, seed: int) -> Trace:
-    """A trace of sessions gets session starts: a Poisson process of ``rate`` sessions per second (default 0.05)."""
+    """The trace at ``rate``: independent calls are stretched to it in time; sessions get starts, a Poisson process of
+    ``rate`` sessions per second (default 0.05)."""
     if trace.kind != "sessions":
-        return trace
+        return trace.scaled_rate(rate * trace.duration_s / len(trace)) if rate and trace.duration_s else trace
     arrivals = Arrivals(rate_per_s=rate or 0.05)
     return trace.with_session_starts(arrival_times(arrivals, np.random.default_rng(seed), trace.sessions))
 

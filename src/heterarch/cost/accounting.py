@@ -14,9 +14,13 @@ from heterarch.catalog.fleet import PriceOverride
 from heterarch.catalog.price import Quote
 from heterarch.catalog.server import Site
 from heterarch.errors import InputError
-from heterarch.units import GB, TERA, YEAR_H, Source, weakest
+from heterarch.units import GB, TERA, YEAR_H, Grade, Source, weakest
 
 MONTHS = 12
+#: facility power of a server device with its share of server and network, per watt of TDP, where it is not known
+FACILITY_PER_TDP = 2.2
+FACILITY_SOURCE = Source(Grade.GUESS, "facility power 2.2 x TDP, the median of the 8-GPU servers where it is known")
+_IN_SERVERS = ("gpu-dc", "accelerator")
 Power = Literal["tdp", "wall"]
 
 
@@ -190,7 +194,10 @@ def annuity_usd_per_h(usd: float, terms: OwnerTerms) -> float:
 
 
 def energy_usd_per_h(device: Device, site: Site, power: Power = "wall") -> float:
-    """Power x PUE x price at full load: the wall power where asked for and known, else the TDP.
+    """Power x PUE x price at full load.
+
+    The wall power is that of the catalogue; of a data-centre accelerator without one :data:`FACILITY_PER_TDP` times the
+    TDP, so that it is not cheaper than its neighbours for being less known; of others the TDP.
 
     Raises:
         MissingPriceError: the catalogue knows neither.
@@ -264,14 +271,20 @@ def _owned(
     device: Device, accounting: Accounting, capital: float, quote: Quote | None, site: Site, terms: OwnerTerms
 ) -> Money:
     energy = energy_usd_per_h(device, site, terms.power)
-    sources: Sequence[Source] = [site.source("usd_per_kwh"), *([quote.source] if quote else [])]
+    sources: Sequence[Source] = [
+        site.source("usd_per_kwh"),
+        *([quote.source] if quote else []),
+        *([FACILITY_SOURCE] if terms.power == "wall" and _is_estimated(device) else []),
+    ]
     source = Source(weakest(*(s.grade for s in sources)), "; ".join(s.citation for s in sources))
     total = capital + energy + terms.operation_usd_per_h
     return Money(total, capital, energy, terms.operation_usd_per_h, accounting, source, quote)
 
 
 def _watts(device: Device, power: Power) -> float:
-    watts = (device.wall_w or device.tdp_w) if power == "wall" else device.tdp_w
+    watts = device.tdp_w
+    if power == "wall":
+        watts = FACILITY_PER_TDP * watts if watts and _is_estimated(device) else device.wall_w or watts
     if not watts:
         raise MissingPriceError(
             f"no known power of {device.id}",
@@ -279,6 +292,10 @@ def _watts(device: Device, power: Power) -> float:
             fix="add a row with the TDP and its source in an overlay",
         )
     return watts
+
+
+def _is_estimated(device: Device) -> bool:
+    return not device.wall_w and device.device_class in _IN_SERVERS
 
 
 def _site(device: Device, site: Site | None) -> Site:

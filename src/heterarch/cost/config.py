@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from heterarch.catalog.device import Device
+from heterarch.catalog.dtype import canonical_dtype
 from heterarch.catalog.model import Model
 from heterarch.cost.efficiency import Efficiency
 from heterarch.errors import InputError
@@ -43,6 +44,16 @@ class EngineConfig:
     def devices(self) -> int:
         """Devices of one engine."""
         return self.tp * self.pp
+
+    @property
+    def compute_dtype(self) -> str:
+        """The format in which linear layers multiply; raises InputError where the device has no peak for it.
+
+        That of the weights where the device has it. Weights of 4 bits are otherwise unpacked to 16 bits and multiplied
+        as such (MXFP4 on Hopper and CDNA3 in vLLM), because the activations are not quantised.
+        """
+        dtype = canonical_dtype(self.dtype)
+        return self.device.compute_dtype("bf16" if dtype == "fp4" and dtype not in self.device.peaks else dtype)
 
     @property
     def name(self) -> str:

@@ -25,9 +25,19 @@ def calls_per_s(
     requests_per_min: float | None, tokens_per_min: float | None, prompt_tokens: float, output_tokens: float
 ) -> float:
     """Most calls per second that the rate limits of an endpoint admit; inf without limits."""
-    limits = [float("inf")]
+    return binding_limit(requests_per_min, tokens_per_min, prompt_tokens, output_tokens)[0]
+
+
+def binding_limit(
+    requests_per_min: float | None, tokens_per_min: float | None, prompt_tokens: float, output_tokens: float
+) -> tuple[float, str]:
+    """(calls per second, name) of the rate limit that binds first: ``requests/min``, ``tokens/min``; inf, "" of none.
+
+    Every token counts, cached ones too.
+    """
+    limits = [(float("inf"), "")]
     if requests_per_min is not None:
-        limits.append(requests_per_min / 60)
+        limits.append((requests_per_min / 60, "requests/min"))
     if tokens_per_min is not None and prompt_tokens + output_tokens > 0:
-        limits.append(tokens_per_min / 60 / (prompt_tokens + output_tokens))
+        limits.append((tokens_per_min / 60 / (prompt_tokens + output_tokens), "tokens/min"))
     return min(limits)

@@ -75,7 +75,7 @@ def engine_power_w(config: EngineConfig, cost: StepCost, tokens: Any, step_s: An
     """
     share = config.efficiency or efficiency(config.device)
     experts = cost.expert_s * (1.0 - (1.0 - cost.expert_share) ** tokens)
-    compute = cost.token_s * tokens * share.compute_share(config.device.compute_dtype(config.dtype)) / step_s
+    compute = cost.token_s * tokens * share.compute_share(config.compute_dtype) / step_s
     memory = (cost.weight_s + experts) * share.weight_bandwidth / step_s / config.pp
     return config.devices * power_w(config.device, np.minimum(1.0, compute), np.minimum(1.0, memory), busy)
 

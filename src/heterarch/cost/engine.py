@@ -53,7 +53,7 @@ def step_source(config: EngineConfig) -> Source:
     """
     device, share = config.device, config.efficiency or efficiency(config.device)
     unknown = Source(Grade.DECLARED, "no source")
-    fields = (device.compute_dtype(config.dtype), "mem_bytes_per_s")
+    fields = (config.compute_dtype, "mem_bytes_per_s")
     peaks = [device.sources.get(name, unknown) for name in fields]
     grade = weakest(Grade.DERIVED, share.source.grade, *(source.grade for source in peaks))
     return Source(grade, f"roofline; {share.source.citation}; peaks: {peaks[0].citation}")

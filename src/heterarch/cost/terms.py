@@ -64,7 +64,7 @@ def device_terms(config: EngineConfig) -> DeviceTerms:
     group = group_link(device, config.tp) if config.tp > 1 else None
     hop = group_link(device, config.devices) if config.pp > 1 else None
     return DeviceTerms(
-        flops_per_s=device.peak(config.dtype) * share.compute_share(device.compute_dtype(config.dtype)),
+        flops_per_s=device.peaks[config.compute_dtype] * share.compute_share(config.compute_dtype),
         weight_bytes_per_s=bandwidth * share.weight_bandwidth,
         attention_flops_per_s=device.peak("bf16") * share.attention_compute,
         kv_bytes_per_s=bandwidth * share.kv_share(canonical_dtype(config.kv_dtype)),

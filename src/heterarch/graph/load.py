@@ -21,6 +21,8 @@ def load_agent(ref: str) -> Agent:
     home, _, name = ref.partition(":")
     if home.endswith((".yaml", ".yml")):
         return read_agent_document(home, load_agent)
+    if not home.endswith(".py") and Path(home).is_file():
+        raise InputError("an agent is a Python or a YAML file", observed=home, expected="a .py, .yaml or .yml file")
     module = load_module(home)
     agents = {key: value for key, value in vars(module).items() if isinstance(value, Agent)}
     if not agents:

@@ -12,13 +12,14 @@ import importlib.util
 import inspect
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from heterarch.errors import CaptureError, InputError, UnknownNameError, Where
+from heterarch.errors import CaptureError, HeterarchError, InputError, UnknownNameError, Where
 
 
 class Reference(NamedTuple):
@@ -93,13 +94,19 @@ def load_module(home: str) -> ModuleType:
         return importlib.import_module(home)
     except ModuleNotFoundError as error:
         raise InputError(f"cannot import module {home!r}: {error}", fix="install it or set PYTHONPATH") from None
+    except HeterarchError:
+        raise
+    except Exception as error:
+        raise _failed(home, error) from error
 
 
 @cache
 def _load_file(path: str) -> ModuleType:
     file = Path(path)
     if not file.is_file():
-        raise InputError("no such Python file", observed=relative(path))
+        raise InputError(
+            "no such Python file", observed=relative(path), fix=f"paths start at the working directory, {Path.cwd()}"
+        )
     name = f"heterarch_file_{hashlib.sha256(path.encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
@@ -113,10 +120,20 @@ def _load_file(path: str) -> ModuleType:
         raise CaptureError(
             f"cannot read the Python file: {error.msg}", where=Where(relative(path), error.lineno or 0)
         ) from None
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
-        raise
+        if isinstance(error, HeterarchError) or not isinstance(error, Exception):
+            raise
+        raise _failed(relative(path), error) from error
     return module
+
+
+def _failed(home: str, error: Exception) -> CaptureError:
+    """The error of a module that raised when it was imported, at the last line of the user's that ran."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if relative(frame.filename) == home] or frames
+    where = Where(relative(own[-1].filename), own[-1].lineno or 0)
+    return CaptureError(f"the module raised {type(error).__name__}: {error}", where=where)
 
 
 def relative(path: str) -> str:

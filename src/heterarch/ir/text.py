@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 
 from xdsl.context import Context
@@ -36,6 +37,7 @@ def parse_module(text: str, name: str = "<module>") -> ModuleOp:
     Raises:
         InputError: a syntax error, an unknown op, type or field; with line and column.
     """
+    _check_strings(text, name)
     try:
         return Parser(context(), text, name).parse_module()
     except ParseError as error:
@@ -43,3 +45,18 @@ def parse_module(text: str, name: str = "<module>") -> ModuleOp:
         line = text.count("\n", 0, span.start) + 1
         column = span.start - (text.rfind("\n", 0, span.start) + 1) + 1
         raise InputError(f"cannot read the module: {error.msg}", where=Where(name, line, column)) from None
+
+
+_STRING_OR_COMMENT = re.compile(r'"(?:[^"\\\n\v\f]|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*+"|//[^\n]*|"')
+
+
+def _check_strings(text: str, name: str) -> None:
+    """Refuse a broken string; the lexer of xDSL 0.74 takes exponential time to see that it does not end."""
+    for match in _STRING_OR_COMMENT.finditer(text):
+        if match.group() == '"':
+            line = text.count("\n", 0, match.start()) + 1
+            column = match.start() - (text.rfind("\n", 0, match.start()) + 1) + 1
+            raise InputError(
+                "cannot read the module: the string does not end, or has an unknown escape",
+                where=Where(name, line, column),
+            )

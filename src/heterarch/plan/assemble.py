@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -112,7 +113,6 @@ def _engine_pool(placement: Placement, candidate: Candidate, name: str, count: i
     point, planned = placement.points[candidate.key], candidate.point
     engine = planned.engine
     config = engine.config
-    room = math.ceil(1 + planned.batch + 3 * math.sqrt(planned.batch))
     nic = (config.device.nic_bytes_per_s or 0.0) * RDMA_SHARE * config.devices
     return Pool(
         name=name,
@@ -125,7 +125,7 @@ def _engine_pool(placement: Placement, candidate: Candidate, name: str, count: i
         kv_dtype=config.kv_dtype,
         tp=config.tp,
         pp=config.pp,
-        concurrency=min(MOST_SEQUENCES, max(8, room)),
+        concurrency=_seats(placement, candidate),
         max_batched_tokens=PREFILL_BUDGET if candidate.role == "prefill" else MIXED_BUDGET,
         context_tokens=config.model.context,
         kv_tokens=engine.kv_tokens,
@@ -136,6 +136,24 @@ def _engine_pool(placement: Placement, candidate: Candidate, name: str, count: i
         watts_per_engine=_watts(point),
         step=StepPart(**engine.cost._asdict()),
     )
+
+
+def _seats(placement: Placement, candidate: Candidate) -> int:
+    """Sequences at once: what the plan expects with three standard deviations more, or more where there is room.
+
+    There is as long as the KV memory holds them and a decode iteration keeps the TPOT limits. A burst (a map, for one)
+    would otherwise queue beside an engine that can take it.
+    """
+    assert candidate.point is not None
+    assert candidate.model is not None
+    batch, mix = candidate.point.batch, candidate.mix
+    expected = math.ceil(1 + batch + 3 * math.sqrt(batch))
+    if candidate.role != "prefill":
+        held = int(candidate.point.engine.kv_tokens / (mix.mean_prompt + mix.mean_output))
+        limit = min((slo.target for slo in placement.setting.slos if slo.metric == "tpot"), default=math.inf)
+        quick = bisect_right(range(1, min(held, MOST_SEQUENCES) + 1), limit, key=candidate.model.step_s)
+        expected = max(expected, quick)
+    return min(MOST_SEQUENCES, max(8, expected))
 
 
 def _watts(point: Point) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 PLAN_VERSION = 1
 Role = Literal["mixed", "prefill", "decode", "embed", "tool", "endpoint"]
@@ -159,7 +159,7 @@ class Objective(_Part):
     bound: float
     gap: float
     solver: str
-    solve_s: float
+    solve_s: float = Field(default=0.0, exclude=True)  # differs from run to run, so it stays out of files
 
 
 class Provenance(_Part):

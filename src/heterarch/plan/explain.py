@@ -9,6 +9,7 @@ from heterarch.errors import HeterarchError, InfeasibleError
 from heterarch.plan.assemble import engines_text, hit_rate, pool_names, pools_of
 from heterarch.plan.candidates import Candidate
 from heterarch.plan.document import Alternative, Pool
+from heterarch.plan.phases import over_limit
 from heterarch.plan.placement import Placement, Targets, attempt, offer
 from heterarch.units import format_duration, format_usd
 
@@ -43,6 +44,9 @@ def _why_not(placement: Placement, device: str, only: Mapping[str, Sequence[Cand
         if not group:
             reason = placement.setting.reach[model].why_not(device)
             return reason or f"it does not serve {model} within the limits"
+        roles = {candidate.role for candidate in group}
+        if not roles & {"mixed", "endpoint"} and not {"prefill", "decode"} <= roles:
+            return f"within the limits it can only {' or '.join(sorted(roles))} {model}"
     return ""
 
 
@@ -54,13 +58,22 @@ def _alternative(
     try:
         other = attempt(placement.setting, targets, only)
     except InfeasibleError as error:
-        return Alternative(name=name, usd_per_h=None, reason=_beyond(placement, only, targets) or _said(error))
+        reason = _limited(placement, only) or _beyond(placement, only, targets) or _said(error)
+        return Alternative(name=name, usd_per_h=None, reason=reason)
     pools = [pool for pool in pools_of(other, pool_names(other)) if pool.role != "tool"]
     return Alternative(name=name, usd_per_h=other.usd_per_h, reason=engines_text(pools))
 
 
 def _said(error: InfeasibleError) -> str:
     return error.what + (f" ({error.observed})" if error.observed else "")
+
+
+def _limited(placement: Placement, only: Mapping[str, Sequence[Candidate]]) -> str:
+    """The rate limits that endpoints on their own exceed, or an empty text."""
+    hosted = {c.hosted.endpoint.name: (c.hosted, c.mix) for group in only.values() for c in group if c.hosted}
+    if any(candidate.point for group in only.values() for candidate in group):
+        return ""
+    return "; ".join(text for text in (over_limit(*pair) for pair in hosted.values()) if text)
 
 
 def _beyond(placement: Placement, only: Mapping[str, Sequence[Candidate]], targets: Targets) -> str:

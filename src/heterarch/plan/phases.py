@@ -9,7 +9,7 @@ import numpy as np
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.fleet import Fleet
-from heterarch.cost.endpoint import call_usd, calls_per_s
+from heterarch.cost.endpoint import binding_limit, call_usd, calls_per_s
 from heterarch.cost.transfer import RDMA_SHARE, TransferRate, pair_link
 from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram, OpKind
@@ -144,6 +144,21 @@ def _hosted_option(key: str, hosted: Hosted, mix: Mix, call: Call, after_first: 
     usd = visits * call_usd(hosted.price, prompt, cached, output)
     load = max(mix.calls_of(call.decode) / most, 1e-6)
     return Option(key, after_first * endpoint.tpot_p50_s, usd, load)
+
+
+def over_limit(hosted: Hosted, mix: Mix) -> str:
+    """The rate limit of an endpoint that the calls of a model exceed and by how much; empty where they do not."""
+    endpoint = hosted.endpoint
+    output = mix.mean_output
+    most, name = binding_limit(endpoint.requests_per_min, endpoint.tokens_per_min, mix.mean_prompt, output)
+    if mix.calls_per_s <= most:
+        return ""
+    needed = mix.calls_per_s * 60 * (mix.mean_prompt + output if name == "tokens/min" else 1.0)
+    limit = needed * most / mix.calls_per_s
+    return (
+        f"{endpoint.name} admits {limit:,.0f} {name}, the calls of {mix.model} need {needed:,.0f} "
+        f"({needed / limit:.3g} times the limit)"
+    )
 
 
 def hosted_cached(gap_s: Floats, prompt: Floats, found: Floats) -> Floats:

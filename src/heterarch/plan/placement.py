@@ -6,19 +6,17 @@ the two is measured by the sampled walk under the placement found and fed back, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from heterarch.errors import InfeasibleError
-from heterarch.ir.flat import OpKind
 from heterarch.plan.candidates import Best, Candidate, Limit, Limits, candidates_of
-from heterarch.plan.cpu import cpu_op, cpu_resource, sort_of
+from heterarch.plan.cpu import cpu_op, cpu_resource
 from heterarch.plan.critical import critical_stages
 from heterarch.plan.operating import Point
-from heterarch.plan.phases import decode_op, kv_edge, pair_rate, prefill_op, resources_of
+from heterarch.plan.phases import decode_op, kv_edge, over_limit, pair_rate, prefill_op, resources_of
 from heterarch.plan.problem import Edge, Op, Problem
 from heterarch.plan.setting import Setting
 from heterarch.plan.solve import Solution, diagnose, infeasible, least_latency_s, solve
@@ -215,7 +213,7 @@ def _solved(setting: Setting, problem: Problem, offered: Mapping[str, Sequence[C
     except InfeasibleError:
         if problem.latency_limit_s is not None:
             raise
-        raise infeasible(problem, diagnose(problem), f"the agent under {setting.workload.name}") from None
+        raise _too_small(setting, problem) from None
     points = _points(problem, solution, candidates)
     calls = {}
     for call in setting.calls:
@@ -226,6 +224,19 @@ def _solved(setting: Setting, problem: Problem, offered: Mapping[str, Sequence[C
     timing = PlacedTiming(calls, _placed_tasks(setting, solution, tasks), setting.seed)
     walked = walk(setting.flat, setting.workload, seed=setting.seed, timing=timing, windows=setting.windows())
     return Placement(setting, problem, solution, candidates, points, calls, tasks, walked, number)
+
+
+def _too_small(setting: Setting, problem: Problem) -> InfeasibleError:
+    """What of the inventory binds; of an endpoint, its rate limit."""
+    error = infeasible(problem, diagnose(problem), f"the agent under {setting.workload.name}")
+    offered = {option.resource for op in problem.ops for option in op.options}
+    over = [
+        over_limit(each, setting.mixes[each.endpoint.serves])
+        for each in setting.hosted
+        if f"endpoint {each.endpoint.name}" in offered
+    ]
+    error.observed = "; ".join(str(part) for part in (error.observed, *over) if part)
+    return error
 
 
 def _taken(problem: Problem, solution: Solution, op: str) -> str:
@@ -272,22 +283,13 @@ def slots_of(setting: Setting, solution: Solution, resource: str) -> int:
 
 
 def _placed_tasks(setting: Setting, solution: Solution, tasks: Mapping[int, str]) -> dict[int, PlacedTask]:
-    offered: dict[str, float] = {}
-    walked = setting.walked
-    for op, resource in tasks.items():
-        busy = setting.requests_per_s * walked.runs[op] * walked.seconds.get(op, 0.0)
-        offered[resource] = offered.get(resource, 0.0) + busy
-    return {
-        op: PlacedTask(max(1, slots_of(setting, solution, resource)), offered[resource])
-        for op, resource in tasks.items()
-    }
-
-
-def sort_name(kind: int) -> str:
-    """The sort of pool of a CPU op: tools or audio."""
-    return sort_of(OpKind(kind))[0]
-
-
-def finite(value: float) -> float:
-    """``value``, or 0 where it is infinite, for documents."""
-    return value if math.isfinite(value) else 0.0
+    """Op -> its pool; all ops of a pool wait in one queue, a short one behind the long ones of others."""
+    walked, rate = setting.walked, setting.requests_per_s
+    pools: dict[str, PlacedTask] = {}
+    for resource in dict.fromkeys(tasks.values()):
+        mine = [op for op, other in tasks.items() if other == resource]
+        runs = sum(walked.runs[op] for op in mine)
+        mean = sum(walked.runs[op] * walked.seconds.get(op, 0.0) for op in mine) / runs
+        square = sum(walked.runs[op] * walked.squares.get(op, 0.0) for op in mine) / runs
+        pools[resource] = PlacedTask(max(1, slots_of(setting, solution, resource)), rate * runs, mean, square)
+    return {op: pools[resource] for op, resource in tasks.items()}

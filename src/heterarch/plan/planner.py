@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.fleet import Fleet
 from heterarch.cost.accounting import Accounting, OwnerTerms
+from heterarch.cost.engine import step_source
 from heterarch.errors import InfeasibleError, InputError, UnknownNameError
 from heterarch.ir.flat import FlatProgram
 from heterarch.plan.assemble import placement_of, pool_names, pools_of, predictions_of, provenance_of
@@ -204,7 +205,7 @@ def _document(agent: Authored, placement: Placement, router: str) -> Plan:
             solve_s=round(solution.solve_s, 3),
         ),
         left_out=_left_out(setting),
-        notes=_notes(setting),
+        notes=_notes(placement),
         provenance=provenance_of(placement),
     )
 
@@ -236,7 +237,8 @@ def _left_out(setting: Setting) -> list[LeftOut]:
     return list(found.values())
 
 
-def _notes(setting: Setting) -> list[str]:
+def _notes(placement: Placement) -> list[str]:
+    setting = placement.setting
     walked = setting.walked
     found = [f"Statistics from {walked.requests} sampled requests with {len(walked.calls)} LLM calls."]
     if walked.clipped:
@@ -246,4 +248,24 @@ def _notes(setting: Setting) -> list[str]:
         found.append(f"{share:.1%} of the calls outgrow the context window and compact their chat ({sizes} tokens).")
     outside = float(walked.e2e_s.mean())
     found.append(f"A request spends {format_duration(outside)} (mean) outside of LLM calls.")
+    return [*found, *_trust(placement)]
+
+
+def _trust(placement: Placement) -> list[str]:
+    """What prices and step times of the devices in use rest on, with its grade."""
+    used = [placement.candidates[key].point for key in placement.points]
+    configs = {engine.config.device.id: engine.config for engine in (point.engine for point in used if point)}
+    bought = {placement.problem.resource(key).device for key in placement.solution.engines}
+    found = [
+        f"Price of {supply.key}: {format_usd(supply.usd_per_h)}/h each; {supply.source}."
+        for supply in placement.setting.supplies
+        if supply.key in bought
+    ]
+    found += [f"Step times on {device}: {step_source(config)}." for device, config in configs.items()]
+    found += [
+        f"{device} multiplies {config.dtype} weights in {config.compute_dtype}; converting them is not timed, and "
+        "whether your engine has kernels for that there is not checked."
+        for device, config in configs.items()
+        if config.compute_dtype != config.dtype
+    ]
     return found

@@ -93,7 +93,7 @@ def predictions_table(plan: Plan) -> Table:
 
 def alternatives_table(plan: Plan) -> Table:
     """What else was possible, cheapest first."""
-    table = _table("Alternatives", ("plan", "<"), ("USD/h", ">"), ("", ">"), ("", "<"))
+    table = _table("Alternatives (predicted, not simulated)", ("plan", "<"), ("USD/h", ">"), ("", ">"), ("", "<"))
     chosen = plan.predictions.usd_per_h
     rows = sorted(plan.alternatives, key=lambda other: math.inf if other.usd_per_h is None else other.usd_per_h)
     for other in rows:

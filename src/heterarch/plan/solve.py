@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -14,6 +17,7 @@ from heterarch.errors import HeterarchError, InfeasibleError
 from heterarch.plan.problem import Problem, evaluate, whole_engines
 from heterarch.units import format_duration
 
+ENDPOINT = "endpoint "  # begins the inventory key of a hosted API, of which there is one
 SOLVER = "HiGHS (OR-Tools MathOpt)"
 
 
@@ -107,14 +111,15 @@ def diagnose(problem: Problem, *, time_limit_s: float = 30.0) -> Diagnosis:
 def infeasible(problem: Problem, found: Diagnosis, what: str = "the request") -> InfeasibleError:
     """The error that tells the reader what ``found`` says about ``what``."""
     limit = problem.latency_limit_s
-    relax = [f"allow {n} of {device}" for device, n in found.needs.items()]
+    relax = [_relaxed(device, n) for device, n in found.needs.items()]
     if found.binding == "pairs":
         return InfeasibleError(f"no allowed combination of options for {what}")
     if found.binding == "inventory":
         short = {device: problem.inventory[device] for device in found.needs} or _stock(problem)
+        short = {device: n for device, n in short.items() if not device.startswith(ENDPOINT)}
         return InfeasibleError(
             f"the inventory is too small for {what}",
-            observed=", ".join(f"{n} {device}" for device, n in short.items()),
+            observed=", ".join(f"{n} {device}" for device, n in short.items()) or None,
             fix=" or ".join(relax) or "raise the limits of several devices",
         )
     return InfeasibleError(
@@ -123,6 +128,12 @@ def infeasible(problem: Problem, found: Diagnosis, what: str = "the request") ->
         expected=f"at most {format_duration(limit or 0.0)}",
         fix=" or ".join([f"allow {format_duration(found.least_latency_s)}", *relax]),
     )
+
+
+def _relaxed(device: str, needed: int) -> str:
+    if device.startswith(ENDPOINT):
+        return f"raise the rate limits of {device.removeprefix(ENDPOINT)} {needed} times"
+    return f"allow {needed} of {device}"
 
 
 def _stock(problem: Problem) -> dict[str, int]:
@@ -188,7 +199,8 @@ class _Form:
             absolute_gap_tolerance=1e-9,
             random_seed=0,
         )
-        result = mathopt.solve(self.model, mathopt.SolverType.HIGHS, params=parameters)
+        with _silent():
+            result = mathopt.solve(self.model, mathopt.SolverType.HIGHS, params=parameters)
         reason = result.termination.reason
         if result.has_primal_feasible_solution():
             return result
@@ -275,3 +287,17 @@ class _Form:
     @staticmethod
     def _sum(term: Callable[[int], Any], count: int) -> Any:
         return mathopt.fast_sum([term(i) for i in range(count)])
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep what HiGHS prints, though told not to, off standard output, which is for data."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

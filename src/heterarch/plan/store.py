@@ -66,8 +66,8 @@ def _check_version(data: dict[str, Any], where: Where) -> None:
         )
 
 
-def check_plan(plan: Plan, catalog: Catalog) -> None:
-    """Whether the catalogue still says what it said when the plan was made.
+def check_plan(plan: Plan, catalog: Catalog, where: Where | str | None = None) -> None:
+    """Whether the catalogue still says what it said when the plan was made; ``where`` is the plan's file.
 
     Raises:
         StalePlanError: rows that the plan rests on have changed or are gone; names them.
@@ -87,6 +87,7 @@ def check_plan(plan: Plan, catalog: Catalog) -> None:
             "the catalogue has changed since the plan was made",
             observed=", ".join(changed),
             expected="the rows that the plan rests on",
+            where=where,
             fix="plan again, or use the catalogue that the plan was made with",
         )
 

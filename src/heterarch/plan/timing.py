@@ -11,10 +11,12 @@ import numpy as np
 from heterarch.cost.transfer import TransferRate
 from heterarch.plan.candidates import Candidate
 from heterarch.plan.operating import MIXED_BUDGET, PREFILL_BUDGET, Point, prefill_seconds
-from heterarch.plan.queueing import erlang_c
+from heterarch.plan.queueing import erlang_c, pool_waiting_s
 from heterarch.plan.walk import CallSample, CallTimes
 from heterarch.policy.base import Floats
 from heterarch.workload.distribution import lognormal
+
+FULLEST = 0.999  # load of a pool above which waiting has no useful value
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,12 @@ class PlacedCall:
 
 @dataclass(frozen=True)
 class PlacedTask:
-    """Workers of a CPU op: slots in all, and the mean tasks in flight of its pool."""
+    """The pool that a CPU op waits in: its slots, and rate, mean and mean square of the seconds of all its tasks."""
 
     slots: int
-    offered: float
+    tasks_per_s: float
+    mean_s: float
+    square_s2: float
 
 
 class PlacedTiming:
@@ -69,12 +73,13 @@ class PlacedTiming:
     def task(self, op: int, seconds: Floats) -> Floats:
         """Service and waiting of a CPU op; other ops (a person) as declared."""
         placed = self.tasks.get(op)
-        if placed is None or placed.offered <= 0:
+        if placed is None or placed.mean_s <= 0:
             return seconds
-        chance = erlang_c(placed.slots, min(placed.offered, placed.slots * 0.999))
-        mean = float(seconds.mean()) / max(placed.slots - placed.offered, 0.001 * placed.slots)
+        rate = min(placed.tasks_per_s, FULLEST * placed.slots / placed.mean_s)
+        chance = erlang_c(placed.slots, rate * placed.mean_s)
+        mean = pool_waiting_s(placed.slots, rate, placed.mean_s, placed.square_s2) / chance if chance else 0.0
         waits = self.rng.random(len(seconds)) < chance
-        return seconds + np.where(waits, self.rng.exponential(mean, len(seconds)) if mean else 0.0, 0.0)
+        return seconds + np.where(waits, self.rng.exponential(mean, len(seconds)), 0.0)
 
     def _wait(self, point: Point, n: int) -> Floats:
         if not point.busy or not point.wait_s:

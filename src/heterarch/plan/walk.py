@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram, OpKind, Slot
-from heterarch.plan.statistic import compacted_tokens, count_of, seconds_of, shares_of
+from heterarch.plan.regions import captured
+from heterarch.plan.statistic import count_of, fit_window, seconds_of, shares_of
 from heterarch.policy.base import Floats, Ints
 from heterarch.workload.distribution import Distribution
 from heterarch.workload.profile import Workload
@@ -234,6 +235,8 @@ class _Walk:
             str(flat.attrs[op].get("call")): op for op in np.flatnonzero(flat.kind == OpKind.DECODE).tolist()
         }
         self.members = {region: flat.ops_in(region).tolist() for region in range(len(flat.region_owner))}
+        self.captured = captured(flat)
+        self.late_s = np.zeros(0)  # session -> when the async calls of its request end
 
     def run(self, requests: int) -> Walked:
         per_session = self.workload.requests_per_session
@@ -253,7 +256,9 @@ class _Walk:
         entry = self.flat.entry
         arguments = [_Value(start, start) for _ in self.flat.arguments(entry)]
         scope = _Scope(None, rows)
-        return self.region(entry, scope, arguments, start, rows, sessions)[1]
+        self.late_s = np.zeros(sessions)
+        end = self.region(entry, scope, arguments, start, rows, sessions)[1]
+        return np.maximum(end, self.late_s[rows])
 
     def result(self, e2e: Floats) -> Walked:
         n = len(e2e)
@@ -292,7 +297,8 @@ class _Walk:
 
     def op(self, op: int, scope: _Scope, start: Floats, who: Ints, sessions: int) -> tuple[list[_Value], Floats]:
         inputs = [scope.get(value) for value in self.flat.inputs(op).tolist()]
-        first, whole = self.begins(op, inputs, start)
+        around = [scope.get(value).ready_s for value in self.captured[op]]
+        first, whole = self.begins(op, inputs, np.maximum.reduce([start, *around]))
         run = _Run(self, op, scope, inputs, first, whole, who, sessions)
         return _RUN.get(OpKind(self.flat.kind[op]), _Run.task)(run)
 
@@ -358,13 +364,14 @@ class _Run(NamedTuple):
 
     def load(self) -> tuple[list[_Value], Floats]:
         """The session's value of the key, or the operand."""
-        value = self.inputs[0]._replace(ready_s=self.start, first_s=self.start)
+        value, start = self.inputs[0], self.start
         known = self.walk.memory.get(str(self.attrs.get("key")))
         if known is not None:
             rows = np.flatnonzero(known[0][self.who])
             kept = known[1].take(self.who[rows])
-            value = value.put(rows, kept._replace(ready_s=self.start[rows], first_s=self.start[rows]))
-        return self.done(np.zeros(len(self.start)), [value.chat])
+            value = value.put(rows, kept)
+            start = _put(start, rows, np.maximum(start[rows], kept.ready_s))
+        return self.done(start - self.start, [value.chat])
 
     def store(self) -> tuple[list[_Value], Floats]:
         """Keep the value for the session's next request."""
@@ -421,16 +428,22 @@ class _Run(NamedTuple):
         return [_Value(end, end) for _ in range(self.outputs)], end
 
     def call(self) -> tuple[list[_Value], Floats]:
-        """A sub-agent; what it gives is ready when it is, so an async call is one that nobody waits for at once."""
+        """A sub-agent; nobody waits for an async one but who awaits it, and the request."""
         region = int(self.walk.flat.regions_of(self.op)[0])
         everyone = np.arange(len(self.start))
         values, end = self.body(region, everyone, self.inputs, self.start)
         self.walk.tally.add(self.op, end - self.start)
+        if self.attrs.get("mode") == "async":
+            np.maximum.at(self.walk.late_s, self.who, end)
+            end = self.start
         return values[: self.outputs], end
 
     def body(self, region: int, rows: Ints, arguments: Sequence[_Value], start: Floats) -> tuple[list[_Value], Floats]:
+        """Run a region; what it gives is there when all of it has ended, as in the executor."""
         scope = _Scope(self.scope, rows)
-        return self.walk.region(region, scope, arguments, start, self.who[rows], self.sessions)
+        values, end = self.walk.region(region, scope, arguments, start, self.who[rows], self.sessions)
+        ready = [np.maximum(value.ready_s, end) for value in values]  # an async call may end later
+        return [v._replace(ready_s=at, first_s=at) for v, at in zip(values, ready, strict=True)], end
 
     def lookup(self) -> tuple[list[_Value], Floats]:
         """The prompt of an LLM call is known: draw its lengths and what its phases take."""
@@ -439,10 +452,12 @@ class _Run(NamedTuple):
         chat = next((value.chat for value in self.inputs if value.chat), None) or _new_chat(n)
         decode = self.walk.decodes[call]
         appended, output = self.appended(chat), self.output(decode)
-        window = self.walk.windows.get(str(self.attrs.get("model")), 0)
         gap = np.where(np.isnan(chat.ended_s), NEVER, np.maximum(self.start - chat.ended_s, 0.0))
-        if window:
-            chat, gap = self.compacted(chat, gap, appended + output, window)
+        window = self.walk.windows.get(str(self.attrs.get("model")), np.inf)
+        full = np.flatnonzero(chat.tokens + appended + output > window)
+        if len(full):
+            chat, appended, output = self.within(window, full, chat, appended, output)
+            gap = _put(gap, full, np.where(chat.last[full] < 0, NEVER, gap[full]))
         context = chat.tokens
         shared = np.minimum(chat.shared, context)
         previous = np.minimum(chat.output, context - shared)
@@ -450,21 +465,20 @@ class _Run(NamedTuple):
         self.walk.pending[call] = (sample, self.walk.timing.call(sample), chat)
         return self.done(np.zeros(n), [chat])
 
-    def compacted(self, chat: _Chat, gap: Floats, more: Floats, window: int) -> tuple[_Chat, Floats]:
-        """Chats that outgrow the window go on from a summary, whose KV no engine holds."""
-        full = np.flatnonzero(chat.tokens + more > window)
-        if not len(full):
-            return chat, gap
+    def within(
+        self, window: float, full: Ints, chat: _Chat, appended: Floats, output: Floats
+    ) -> tuple[_Chat, Floats, Floats]:
+        """Rows ``full`` fitted into the window; a compacted chat goes on from a summary, whose KV no engine holds."""
         self.walk.clipped += len(full)
-        parts = zip(chat.tokens[full], chat.shared[full], more[full], strict=True)
-        kept = np.array([compacted_tokens(tokens, shared, window, add) for tokens, shared, add in parts])
-        gap = _put(gap, full, np.full(len(full), NEVER))
+        before = zip(chat.tokens[full], chat.shared[full], appended[full], output[full], strict=True)
+        kept, more, answer = np.array([fit_window(*row, window) for row in before]).T
+        new = kept < chat.tokens[full]
         chat = chat._replace(
             tokens=_put(chat.tokens, full, kept),
-            output=_put(chat.output, full, np.zeros(len(full))),
-            last=_put(chat.last, full, np.full(len(full), -1, dtype=np.int64)),
+            output=_put(chat.output, full, np.where(new, 0.0, chat.output[full])),
+            last=_put(chat.last, full, np.where(new, -1, chat.last[full])),
         )
-        return chat, gap
+        return chat, _put(appended, full, more), _put(output, full, answer)
 
     def appended(self, chat: _Chat) -> Floats:
         """Tokens appended: the call's own statistic, else the workload's, which differ for a chat's first call."""

@@ -18,7 +18,7 @@ class RouterView(NamedTuple):
     ``age_s``: seconds since the row was observed (0 in the simulator, a heartbeat old in a live run).
     ``prompt_tokens``: length of the call's prompt. ``cached_tokens``: leading prompt tokens whose KV the engine
     holds. ``pending_tokens``: prompt tokens accepted and not yet prefilled. ``decode_tokens``: context tokens of the
-    sequences in decode. ``queued`` and ``running``: sequences. ``last_engine``: where the same chat ran last, -1 if nowhere.
+    sequences in decode. ``queued`` and ``running``: sequences. ``last_engine``: where the session ran last, -1 nowhere.
     """
 
     now_s: float

@@ -82,6 +82,8 @@ def ops_table(report: Report) -> Table:
     seen = "simulated" if report.kind == "simulated" else "measured"
     table = _table("Ops", "op", "pool", "tasks", f"{seen} mean", "p95", "predicted", "ratio", "prediction from")
     for op in report.ops:
+        if op.kind == "kv_transfer" and not op.measured_s.mean:
+            continue  # prefill and decode share an engine
         table.add_row(
             op.name,
             op.pool,

@@ -80,7 +80,7 @@ async def _start(
     if local is None:
         raise InputError(
             f"pool {pool.name} ({pool.engines} x {pool.device}) has no engine that can run here",
-            fix="set `local` of the pool, or run with a stand-in (for instance the tiny built-in model)",
+            fix="set `local` of the pool, or scale the plan down to this machine (heterarch run --local)",
         )
     if local.kind == "openai":
         engines += [_openai(pool, local, url, row) for row, url in enumerate(local.urls)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from heterarch.errors import InputError
+from heterarch.errors import InputError, UnknownNameError
 from heterarch.ir.flat import FlatProgram
 from heterarch.plan.document import Plan
 from heterarch.plan.store import plan_sha256
@@ -38,11 +38,15 @@ _STREAM = 2  # of the seed, for the latency of hosted APIs
 
 @dataclass(frozen=True)
 class Simulation:
-    """A Report with the records that it sums up (:data:`heterarch.report.aggregate.CALL`, ``REQUEST``)."""
+    """A Report with the records that it sums up (:data:`heterarch.report.aggregate.CALL`, ``REQUEST``).
+
+    ``interrupted``: Ctrl-C ended it; the Report is over what had happened then.
+    """
 
     report: Report
     calls: Records
     requests: Records
+    interrupted: bool = False
 
 
 def simulate(plan: Plan, flat: FlatProgram, source: Workload | Trace, **options: Any) -> Report:
@@ -51,10 +55,16 @@ def simulate(plan: Plan, flat: FlatProgram, source: Workload | Trace, **options:
 
 
 def evaluator(flat: FlatProgram, **options: Any) -> Callable[[Plan, Workload, int], Report]:
-    """What a planner calls to check a plan: ``(plan, workload, seed) -> Report``; options of ``run_simulation``."""
+    """What a planner calls to check a plan: ``(plan, workload, seed) -> Report``; options of ``run_simulation``.
+
+    Ctrl-C ends the caller too, as KeyboardInterrupt: a plan is not judged by half a simulation.
+    """
 
     def evaluate(plan: Plan, workload: Workload, seed: int) -> Report:
-        return simulate(plan, flat, workload, seed=seed, **options)
+        done = run_simulation(plan, flat, workload, seed=seed, **options)
+        if done.interrupted:
+            raise KeyboardInterrupt
+        return done.report
 
     return evaluate
 
@@ -111,7 +121,8 @@ def run_simulation(
     name = builtin_router(chosen).name if isinstance(chosen, str) else None
     state = new_state(pool_table(plan.pools, name, tree.block_tokens), tasks, tree, cache == "unbounded")
     finished = _run(state, tasks, tree, until_s, None if isinstance(chosen, str) else chosen, progress)
-    return _result(plan, flat, source, seed, state, tasks, tree, finished)
+    stopped = not finished and (until_s is None or float(state.clock[0]["now_s"]) < until_s)
+    return replace(_result(plan, flat, source, seed, state, tasks, tree, finished), interrupted=stopped)
 
 
 def _call(flat: FlatProgram, call: str) -> CallOps:
@@ -119,7 +130,7 @@ def _call(flat: FlatProgram, call: str) -> CallOps:
         return main_call(flat)
     calls = call_ops(flat)
     if call not in calls:
-        raise InputError(f"the program has no LLM call {call!r}", expected=", ".join(sorted(calls)))
+        raise UnknownNameError("LLM call", call, calls)
     return calls[call]
 
 
@@ -142,25 +153,22 @@ def _run(
     state: State, tasks: Tasks, tree: Prefixes, until_s: float | None, router: Router | None, progress: bool
 ) -> bool:
     limit = math.inf if until_s is None else until_s
-    with _bar(len(tasks.rows)) if progress else nullcontext(None) as tick:
-        finished = drive(state, tasks, tree, limit, router, tick)
-    return finished
+    try:
+        with _bar(len(tasks.rows)) if progress else nullcontext(None) as tick:
+            return drive(state, tasks, tree, limit, router, tick)
+    except KeyboardInterrupt:  # outside of the driver, which has its own
+        return False
 
 
-def _bar(total: int) -> AbstractContextManager[Callable[[State], None]]:
-    from rich.progress import Progress  # only when asked for
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[State], None]]:
+    from rich.console import Console  # only when asked for
+    from rich.progress import Progress
 
-    class Bar(AbstractContextManager[Callable[[State], None]]):
-        def __enter__(self) -> Callable[[State], None]:
-            self.progress = Progress(transient=True)
-            self.progress.start()
-            self.task = self.progress.add_task("simulating", total=total)
-            return lambda state: self.progress.update(self.task, completed=total - int(state.clock[0]["open_tasks"]))
-
-        def __exit__(self, *_: object) -> None:
-            self.progress.stop()
-
-    return Bar()
+    screen = Console(stderr=True)
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        task = progress.add_task("simulating", total=total)
+        yield lambda state: progress.update(task, completed=total - int(state.clock[0]["open_tasks"]))
 
 
 def _result(

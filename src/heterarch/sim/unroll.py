@@ -1,8 +1,10 @@
 """Program x workload x seed -> tasks: every session's requests walk the program with sampled statistics.
 
-Trips, branches and widths are drawn while walking, so that a request is a static graph of tasks. Of a stream the
-reader starts at the first token (audio), an LLM call when its whole input is there. Conversations are identified
-exactly: a chat op's system prompt is one prefix for all requests, what a session appends is its own.
+Trips, branches and widths are drawn while walking, so that a request is a static graph of tasks. As in the executor an
+op starts when all its inputs are there and a region ends when all of it has ended; only an async call is waited for by
+nobody but who awaits it. Of a stream the reader starts at the first token (audio), an LLM call when its whole input is
+there. Conversations are identified exactly: a chat op's system prompt is one prefix for all requests, what a session
+appends is its own.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import numpy as np
 from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram, OpKind, Slot
 from heterarch.plan.document import Plan
-from heterarch.plan.statistic import NOTHING, compacted_tokens, count_of, seconds_of, shares_of
+from heterarch.plan.regions import captured
+from heterarch.plan.statistic import NOTHING, count_of, fit_window, seconds_of, shares_of
 from heterarch.sim.placement import CallOps, Placement, call_ops
 from heterarch.sim.schedule import SessionStart, from_empty, in_steady_state
 from heterarch.sim.tasks import ENGINE_BLOCK_TOKENS, Prefixes, TaskKind, Tasks, TaskTable, prefixes
@@ -67,12 +70,15 @@ class Draws:
 
 @dataclass
 class Request:
-    """One request being unrolled: who, on whose memory, and the task that opens it."""
+    """One request being unrolled: who, on whose memory, its tasks, and those of them that nothing waits for yet."""
 
     row: int
     session: int
     memory: dict[str, Chat]
     tasks: list[int] = field(default_factory=list)
+    ends: set[int] = field(default_factory=set)
+    late: set[int] = field(default_factory=set)  # ends of async calls
+    stored: dict[str, frozenset[int]] = field(default_factory=dict)  # key -> what the request's own value waits for
     depth: int = 0
     past: bool = False
 
@@ -128,6 +134,7 @@ class Unroller:
         self.draws = Draws(rng)
         self.placement = Placement(plan, flat)
         self.calls = call_ops(flat)
+        self.captured = captured(flat)
         self.members = [flat.ops_in(region).tolist() for region in range(len(flat.region_owner))]
         self.inputs = [flat.inputs(op).tolist() for op in range(len(flat))]
         self.outputs = [flat.outputs(op).tolist() for op in range(len(flat))]
@@ -166,6 +173,8 @@ class Unroller:
             return -1
         row = self.table.add(after, streaming, request=request.row, session=request.session, **values)
         request.tasks.append(row)
+        request.ends.difference_update(after)
+        request.ends.add(row)
         return row
 
     def region(
@@ -175,8 +184,9 @@ class Unroller:
         arguments: Sequence[Value],
         base: frozenset[int],
         request: Request,
-    ) -> list[Value]:
-        """Run a region whose ops may start when ``base`` has ended; what it yields."""
+    ) -> tuple[list[Value], frozenset[int]]:
+        """Run a region whose ops may start when ``base`` has ended; what it yields, and the tasks that end it."""
+        first = len(request.tasks)
         request.depth += 1
         if request.depth > MOST_DEPTH:
             raise InputError(f"graphs call each other more than {MOST_DEPTH} deep", fix="bound the recursion")
@@ -187,7 +197,10 @@ class Unroller:
             results = _VISIT.get(visit.kind, Visit.work)(visit)
             scope.update(zip(self.outputs[op], results, strict=False))
         request.depth -= 1
-        return [scope.get(value, Value(base)) for value in self.flat.yielded(region).tolist()]
+        ends = frozenset(task for task in request.tasks[first:] if task in request.ends) or base
+        yielded = [scope.get(value, Value(base)) for value in self.flat.yielded(region).tolist()]
+        late = [value.tasks & request.late for value in yielded]
+        return [Value(ends.union(*late), value.chat) for value in yielded], ends
 
     def grow(self, node: int, start: int, end: int) -> int:
         """The leaf after tokens ``start..end`` are appended at ``node``; blocks that are not full are nobody's."""
@@ -229,6 +242,12 @@ class Visit(NamedTuple):
     def after(self) -> frozenset[int]:
         """Everything that must have ended before the op starts."""
         return self.base.union(*(value.tasks for value in self.inputs))
+
+    @property
+    def entered(self) -> frozenset[int]:
+        """Everything that must have ended before a region of the op is entered: what it reads from around it too."""
+        around = (self.scope.get(value) for value in self.walk.captured[self.op])
+        return self.after.union(*(value.tasks for value in around if value))
 
     @property
     def attrs(self) -> Mapping[str, object]:
@@ -275,45 +294,52 @@ class Visit(NamedTuple):
 
     def load(self) -> list[Value]:
         """The session's conversation of that key, or the operand."""
-        kept = self.request.memory.get(str(self.attrs.get("key")))
+        key = str(self.attrs.get("key"))
+        kept = self.request.memory.get(key)
         first = self.inputs[0] if self.inputs else Value(self.base)
-        return self.results(Value(self.after, kept or first.chat))
+        return self.results(Value(self.after | self.request.stored.get(key, frozenset()), kept or first.chat))
 
     def store(self) -> list[Value]:
         """Keep the conversation for the session's next request."""
+        key = str(self.attrs.get("key"))
         if self.inputs and self.inputs[0].chat:
-            self.request.memory[str(self.attrs.get("key"))] = self.inputs[0].chat
+            self.request.memory[key] = self.inputs[0].chat
+        self.request.stored[key] = self.after
         return self.results(Value(self.after))
 
     def branch(self) -> list[Value]:
         """The region of one case, drawn by the probabilities, once the selector is known."""
         case = int(np.searchsorted(np.cumsum(shares_of(self.walk.flat, self.op)[:-1]), self.uniform(), "right"))
-        base = self.base | (self.inputs[0].tasks if self.inputs else frozenset())
-        return self.body(self.walk.regions[self.op][case], self.inputs[1:], base)
+        return self.body(self.walk.regions[self.op][case], self.inputs[1:], self.entered)[0]
 
     def loop(self) -> list[Value]:
-        """The region again and again; a trip starts when what the one before carries is there."""
+        """The region again and again; a trip starts when the one before has ended."""
         bound = self.attrs.get("max_trips")
         most = bound if isinstance(bound, int) and bound > 0 else MOST_TRIPS
-        carried, base = list(self.inputs), self.base
+        carried, base = list(self.inputs), self.entered
         for _ in range(min(self.walk.draws.tokens(count_of(self.walk.flat, self.op)), most)):
-            carried = self.body(self.walk.regions[self.op][0], carried, base)
-            base = frozenset().union(*(value.tasks for value in carried)) or self.base
+            carried, base = self.body(self.walk.regions[self.op][0], carried, base)
         return carried
 
     def map(self) -> list[Value]:
         """The region once per item, side by side; the results are there when all are."""
         width = max(0, round(self.walk.draws.one(count_of(self.walk.flat, self.op))))
-        items = self.inputs or [Value(self.base)]
-        done = [self.body(self.walk.regions[self.op][0], items, self.base) for _ in range(width)]
-        ends = [value.tasks for values in done for value in values]
-        return self.results(Value(frozenset().union(*ends) if ends else self.after))
+        base = self.entered
+        items = self.inputs or [Value(base)]
+        done = [self.body(self.walk.regions[self.op][0], items, base) for _ in range(width)]
+        return self.results(Value(frozenset().union(*(ends for _, ends in done)) if done else base))
 
     def call(self) -> list[Value]:
-        """A sub-agent, with values of its own; one that nobody awaits delays nobody."""
-        return self.walk.region(self.walk.regions[self.op][0], {}, self.inputs, self.base, self.request)
+        """A sub-agent, with values of its own; an async one delays only who awaits it."""
+        first = len(self.request.tasks)
+        values, _ = self.walk.region(self.walk.regions[self.op][0], {}, self.inputs, self.after, self.request)
+        if self.attrs.get("mode") == "async":
+            mine = self.request.ends.intersection(self.request.tasks[first:])
+            self.request.late |= mine
+            self.request.ends -= mine
+        return values
 
-    def body(self, region: int, arguments: Sequence[Value], base: frozenset[int]) -> list[Value]:
+    def body(self, region: int, arguments: Sequence[Value], base: frozenset[int]) -> tuple[list[Value], frozenset[int]]:
         """Run a region that sees the values around it."""
         return self.walk.region(region, self.scope, arguments, base, self.request)
 
@@ -328,9 +354,7 @@ class Visit(NamedTuple):
         output = self.walk.draws.tokens(self.statistic(ops))
         appended = self.appended(ops, chat)
         if self.window:
-            output = min(output, self.window - 1)
-            appended = min(appended, self.window - output)
-        chat = self.compacted(chat, appended + output)
+            chat, appended, output = self.within(self.window, chat, appended, output)
         prompt = chat.tokens + appended
         node = self.walk.grow(chat.node, chat.tokens, prompt)
         answer = self.walk.grow(node, prompt, prompt + output)
@@ -365,15 +389,13 @@ class Visit(NamedTuple):
             return self.walk.draws.tokens(statistics.tokens_in)
         return max(1, self.walk.draws.tokens(statistics.context_tokens) - chat.tokens)
 
-    def compacted(self, chat: Chat, more: int) -> Chat:
-        """The chat, or what is kept of it where ``more`` tokens do not fit the window; all but its system is new."""
-        window = self.window
-        if not window or chat.tokens + more <= window:
-            return chat
-        tokens = int(compacted_tokens(chat.tokens, chat.root_tokens, window, more))
-        keeps_system = tokens >= chat.root_tokens
-        start, node = (chat.root_tokens, chat.root) if keeps_system else (0, -1)
-        return chat._replace(node=self.walk.grow(node, start, tokens), tokens=tokens)
+    def within(self, window: int, chat: Chat, appended: int, output: int) -> tuple[Chat, int, int]:
+        """The call fitted into the window; of a compacted chat all but its system prompt is new."""
+        kept, more, answer = map(int, fit_window(chat.tokens, chat.root_tokens, appended, output, window))
+        if kept < chat.tokens:
+            start, node = (chat.root_tokens, chat.root) if kept >= chat.root_tokens else (0, -1)
+            chat = chat._replace(node=self.walk.grow(node, start, kept), tokens=kept)
+        return chat, more, answer
 
     @property
     def window(self) -> int:

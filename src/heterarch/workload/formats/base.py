@@ -85,7 +85,14 @@ def require_calls(path: Path, calls: int) -> None:
         raise TraceError("the trace holds no call", where=Where(str(path)), fix="give a file with at least one call")
 
 
-def refuse(path: Path, row: NDArray[np.int64], bad: NDArray[np.bool_], what: str, observed: NDArray[Any]) -> None:
+def refuse(
+    path: Path,
+    row: NDArray[np.int64],
+    bad: NDArray[np.bool_],
+    what: str,
+    observed: NDArray[Any],
+    expected: str | None = None,
+) -> None:
     """Refuse a file in which ``bad`` holds anywhere, pointing at the first row and saying how many there are.
 
     Raises:
@@ -98,6 +105,7 @@ def refuse(path: Path, row: NDArray[np.int64], bad: NDArray[np.bool_], what: str
         raise TraceError(
             what + (f" (and {more} more rows)" if more else ""),
             observed=value,
+            expected=expected,
             where=Where(str(path), int(row[at])),
             fix="correct or remove the row",
         )
@@ -113,8 +121,9 @@ def check_calls(calls: Calls, path: Path) -> None:
     row, time_s = calls.row, calls.time_s
     refuse(path, row, ~np.isfinite(time_s), "a submission time is not a number", time_s)
     together = calls.kind == "open" or np.diff(calls.session, prepend=0) == 0
-    refuse(path, row, together & (np.diff(time_s, prepend=time_s[0]) < 0), "time goes back", time_s)
-    refuse(path, row, time_s < 0, "a submission time is negative", time_s)
+    back = together & (np.diff(time_s, prepend=time_s[0]) < 0)
+    refuse(path, row, back, "time goes back", time_s, "seconds no earlier than those of the row before")
+    refuse(path, row, time_s < 0, "a submission time is negative", time_s, "seconds from the start, at least 0")
     refuse(path, row, calls.gap_s < 0, "an idle time is negative", calls.gap_s)
     refuse(path, row, calls.prompt_tokens < 1, "a prompt needs at least one token", calls.prompt_tokens)
     refuse(path, row, calls.output_tokens < 1, "an answer needs at least one token", calls.output_tokens)
