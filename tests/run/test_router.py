@@ -90,6 +90,8 @@ async def test_a_lost_engine_gets_no_more_calls() -> None:
     p.fail(0)
     assert (await p.acquire("x")).row == 1
     p.fail(1)
+    for engine in p.engines:
+        await engine.close()
     with pytest.raises(EngineUnavailableError, match="no engine of pool p is healthy"):
         await p.acquire("x")
 
@@ -99,3 +101,22 @@ async def test_characters_per_token_are_learnt() -> None:
     for _ in range(30):
         p.release(await p.acquire("x"), "x" * 300, 100)
     assert p.tokens("x" * 300) == pytest.approx(100, rel=0.02)
+
+
+async def test_an_engine_that_answers_again_is_used_again() -> None:
+    p = pool(engines=1)
+    p.fail(0)
+    assert p.healthy() == 0
+    lease = await p.acquire("x")
+    assert (lease.row, p.healthy()) == (0, 1)
+
+
+async def test_an_engine_that_stays_away_is_not() -> None:
+    class Gone(FakeEngine):
+        async def health(self) -> None:
+            raise EngineUnavailableError("gone")
+
+    p = PoolRouter("p", [Gone()], router("prefix-affinity"))
+    p.fail(0)
+    with pytest.raises(EngineUnavailableError, match="no engine of pool p is healthy"):
+        await p.acquire("x")

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
 
-from heterarch.errors import EngineUnavailableError
+from heterarch.errors import EngineError, EngineUnavailableError
 from heterarch.policy.base import Router, RouterView
 from heterarch.policy.router import BuiltinRouter
 from heterarch.run.engines.base import Engine
+
+_HEALTH_S = 2.0  # an engine that failed must answer this fast to be used again
 
 
 @dataclass
@@ -100,6 +103,9 @@ class PoolRouter:
         """
         view = self.view(prompt, last_engine)
         row = self.router.decide(view)
+        if row < 0 and await self._revived():
+            view = self.view(prompt, last_engine)
+            row = self.router.decide(view)
         if row < 0:
             raise EngineUnavailableError(
                 f"no engine of pool {self.name} is healthy", observed=f"{len(self.engines)} engines"
@@ -119,6 +125,15 @@ class PoolRouter:
         slot = _best_seat(account.seats, prompt)
         account.seats[slot].free = False
         return Lease(row, slot, account.engine, prompt, view.prompt_tokens, pending, perf_counter())
+
+    async def _revived(self) -> bool:
+        """Ask the engines that failed whether they answer again; whether one does."""
+        for account in self._accounts:
+            with suppress(EngineError, TimeoutError):
+                async with asyncio.timeout(_HEALTH_S):
+                    await account.engine.health()
+                account.healthy = True
+        return any(account.healthy for account in self._accounts)
 
     def first_token(self, lease: Lease) -> None:
         """The prompt is prefilled: from now on its whole context is in decode."""
@@ -145,7 +160,7 @@ class PoolRouter:
         account.room.release()
 
     def fail(self, row: int) -> None:
-        """No more calls for this engine."""
+        """No more calls for this engine, until no other is left and it answers again."""
         self._accounts[row].healthy = False
 
     def is_healthy(self, row: int) -> bool:

@@ -106,6 +106,8 @@ def _too_long(s: Any, t: Any, tree: Any, task: int) -> bool:
     prompt = max(shared, blocks_of(tree, t.rows[task].prompt_tokens))
     whole = max(shared, blocks_of(tree, t.rows[task].prompt_tokens + t.rows[task].output_tokens))
     prefill, decode = s.pools[t.rows[task].prefill_pool], s.pools[t.rows[task].decode_pool]
+    if s.clock[0].unbounded:  # what the cache holds takes no memory
+        prompt, whole = prompt - shared, whole - shared
     return bool(prompt > prefill.capacity or whole > decode.capacity)
 
 
