@@ -98,7 +98,7 @@ def why_of(
         *(_pool_sentence(pool) for pool in pools),
         _cache_sentence(placement),
         *_binding(placement, targets),
-        *(_against(placement, other) for other in alternatives),
+        *_against_single(placement, alternatives),
     ]
 
 
@@ -154,11 +154,14 @@ def _saving(placement: Placement, targets: Targets, metric: str) -> str:
     return f"The {metric} limit binds: a quarter more of it saves {format_usd(saved)}/h."
 
 
-def _against(placement: Placement, other: Alternative) -> str:
-    name = other.name[0].upper() + other.name[1:]
-    if other.usd_per_h is None:
-        return f"{name}: not possible, {other.reason}."
-    extra = other.usd_per_h - placement.usd_per_h
+def _against_single(placement: Placement, alternatives: Sequence[Alternative]) -> list[str]:
+    """The plan against the best fleet of one device type."""
+    single = [other for other in alternatives if other.name.startswith("only ") and other.usd_per_h is not None]
+    best = min(single, key=lambda other: other.usd_per_h or 0.0, default=None)
+    if best is None or best.usd_per_h is None:
+        return ["No fleet of one device type can do it."]
+    extra = best.usd_per_h - placement.usd_per_h
     if extra <= 1e-6 * placement.usd_per_h:
-        return f"{name}: the same cost ({other.reason})."
-    return f"{name}: {format_usd(extra)}/h more, {extra / placement.usd_per_h:+.0%} ({other.reason})."
+        return [f"No mix of devices is cheaper than {best.reason}."]
+    share = extra / placement.usd_per_h
+    return [f"The best fleet of one device type ({best.reason}) costs {format_usd(extra)}/h more, {share:+.0%}."]
