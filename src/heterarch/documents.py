@@ -25,6 +25,15 @@ Model = TypeVar("Model", bound=BaseModel)
 Location = Sequence[str | int]
 Locate = Callable[[Location], Where]
 
+#: kind of document -> what is in it, and the command that reads it
+KINDS = {
+    "agent": ("name, inputs, nodes, outputs", "heterarch plan FILE"),
+    "fleet": ("name, site, devices", "heterarch plan AGENT --fleet FILE"),
+    "workload": ("name, arrivals, call", "heterarch plan AGENT --workload FILE"),
+    "slo": ("slo", "heterarch plan AGENT --slo FILE"),
+    "plan": ("pools, placement", "heterarch simulate FILE, or heterarch run FILE"),
+}
+
 
 def read_text(path: Path | str) -> str:
     """The text of a file in UTF-8.
@@ -110,6 +119,7 @@ def validate(model: type[Model], data: Any, locate: Locate) -> Model:
         observed = "nothing" if data is None else type(data).__name__
         raise InputError("the document must be a mapping of fields", observed=observed,
                          expected=", ".join(model.model_fields), where=locate(()))  # fmt: skip
+    _check_kind(model, data, locate)
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -124,6 +134,39 @@ def schema_json(model: type[BaseModel]) -> str:
     schema = model.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+def _check_kind(model: type[BaseModel], data: Mapping[Any, Any], locate: Locate) -> None:
+    """Refuse a document of another kind for what it is, not for its first unknown field."""
+    stated = model.model_fields.get("heterarch")
+    literal = typing.get_args(stated.annotation)[:1] if stated is not None else ()
+    wanted = _kind_of({name: None for name in model.model_fields} | {"heterarch": "".join(map(str, literal))})
+    found = _kind_of(data)
+    if wanted is None or found is None or wanted == found:
+        return
+    holds, command = KINDS[found]
+    raise InputError(
+        f"this is {_article(found)} ({holds}); {_article(wanted)} was expected",
+        expected=f"{_article(wanted)} ({KINDS[wanted][0]})",
+        where=locate(()),
+        fix=f"{_article(found)} is read by {command}",
+    )
+
+
+def _kind_of(data: Mapping[Any, Any]) -> str | None:
+    """The kind that a document says it is, or that its telltale keys show."""
+    stated = data.get("heterarch")
+    if stated:
+        return stated if isinstance(stated, str) and stated in KINDS else None
+    if "nodes" in data:
+        return "agent"
+    if "site" in data and ("devices" in data or "endpoints" in data):
+        return "fleet"
+    return "workload" if "arrivals" in data else None
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind == "agent" else "an SLO file" if kind == "slo" else f"a {kind}"
 
 
 def _sentence(error: MarkedYAMLError) -> str:

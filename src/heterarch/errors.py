@@ -75,7 +75,9 @@ class InputError(HeterarchError):
 
 
 class UnknownNameError(InputError):
-    """A name that is in no table; the message lists the nearest names."""
+    """A name that is in no table; the message lists all names when they are few, else the nearest."""
+
+    FEW = 8
 
     def __init__(
         self,
@@ -87,8 +89,13 @@ class UnknownNameError(InputError):
         fix: str | None = None,
     ) -> None:
         self.name = name
-        self.near = nearest(name, known)
-        expected = "one of " + ", ".join(self.near) if self.near else None
+        names = set(known)
+        self.near = nearest(name, names, max(4, len(names)) if len(names) <= self.FEW else 4)
+        listed = ", ".join(self.near)
+        if len(names) <= self.FEW:
+            expected = f"one of {listed}" if names else None
+        else:
+            expected = f"did you mean {listed}? (of {len(names)})" if listed else f"one of {len(names)}, none alike"
         super().__init__(f"unknown {kind} {name!r}", expected=expected, where=where, fix=fix)
 
 
@@ -143,6 +150,8 @@ def nearest(name: str, known: Iterable[str], limit: int = 4) -> list[str]:
     names = sorted(set(known))
     cutoff = 0.0 if len(names) <= limit else 0.4
     folded = {candidate.casefold(): candidate for candidate in names}
+    if len(folded) < len(names) <= limit:
+        folded = {candidate: candidate for candidate in names}  # names that differ in case alone
     close = difflib.get_close_matches(name.casefold(), folded, n=limit, cutoff=cutoff)
     inside = [key for key in folded if name.casefold() in key and key not in close]
     return [folded[key] for key in (close + inside)[:limit]]

@@ -191,3 +191,13 @@ def test_what_is_written_reads_back(data: object) -> None:
 def test_text_of_several_lines_is_a_literal_block() -> None:
     text = yaml_text({"module": "a\n  b\nc\n"})
     assert text == "module: |\n  a\n    b\n  c\n"
+
+
+def test_few_names_are_all_listed_and_of_many_the_nearest() -> None:
+    few = UnknownNameError("router", "randm", ["round-robin", "random", "b", "c", "d", "e"])
+    assert str(few.expected).startswith("one of random, ")
+    assert len(few.near) == 6
+    many = UnknownNameError("device", "h100-sx", ["h100-sxm", "h100-pcie", *(f"zz-{i}" for i in range(49))])
+    assert many.expected == "did you mean h100-sxm, h100-pcie? (of 51)"
+    assert UnknownNameError("device", "@", [f"x{i}" for i in range(9)]).expected == "one of 9, none alike"
+    assert UnknownNameError("device", "a", []).expected is None

@@ -185,7 +185,7 @@ def test_a_call_that_the_program_does_not_make(here: Path, small_plan: Path, het
     [
         (r"^version: 1$", "version: 2", ("p.yaml: the plan has another version", "observed: 2", "expected: 1", "fix: plan again")),
         (r"heterarch_version: .*", "heterarch_version: 9.1.0", ("p.yaml: the plan was made by another major version", "observed: 9.1.0", "expected: ", "fix: plan again")),
-        (r"^placement:", "placemnt:", ("unknown field 'placemnt'", "one of placement")),
+        (r"^placement:", "placemnt:", ("unknown field 'placemnt'", "did you mean placement")),
         (r"^heterarch: plan", "heterarch: plam", ("p.yaml:1:1: the file is not a plan", "expected: heterarch: plan")),
         (r"serve\.prefill", "serve.prefil", ("p.yaml (module):", "serve.prefil")),
     ],

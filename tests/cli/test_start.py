@@ -44,7 +44,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["plna"], "No such command 'plna'"),
-        (["catalog", "devices", "h100-sx"], "unknown device 'h100-sx'\n  expected: one of h100-sxm"),
+        (["catalog", "devices", "h100-sx"], "unknown device 'h100-sx'\n  expected: did you mean h100-sxm"),
         (["catalog", "devices", "--nope"], "No such option"),
         (["opt", EXAMPLE, "--passes", "decompos"], "unknown pass 'decompos'\n  expected: one of decompose"),
         (["opt", EXAMPLE, "--passes", "place{asign=a}"], "asign"),

@@ -131,3 +131,18 @@ outputs: [two]
 """
     with pytest.raises(HeterarchError, match=r"one -> two -> one|two -> one -> two"):
         load_agent(write(folder, text))
+
+
+def test_a_template_and_another_kind_of_document(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    node = "  m: {op: model, model: M, inputs: [q], template: 'x {1}'}"
+    head = "heterarch: agent\nname: a\ninputs: {q: text}\nnodes:\n"
+    file.write_text(f"{head}{node}\noutputs: [m]\n")
+    with pytest.raises(HeterarchError, match=r"a\.yaml:5:3: .*place \{1\}"):
+        load_agent(str(file))
+    file.write_text("name: f\nsite: us-average\ndevices: []\n")
+    with pytest.raises(
+        HeterarchError, match=r"this is a fleet \(name, site, devices\); an agent was expected"
+    ) as caught:
+        load_agent(str(file))
+    assert "--fleet FILE" in str(caught.value)

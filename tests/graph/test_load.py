@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from heterarch.errors import HeterarchError
+from heterarch.errors import HeterarchError, InputError
 from heterarch.graph.load import load_agent
 from heterarch.graph.reference import reference, resolve
 
@@ -51,3 +51,17 @@ def test_a_reference_resolves_to_the_function() -> None:
     assert found.ref == "heterarch.graph.load:load_agent"
     assert resolve(found.ref) is load_agent
     assert len(found.sha256) == 64
+
+
+def test_a_reference_that_is_almost_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "triag.py").write_text(AGENT.format(name="triag"))
+    monkeypatch.chdir(tmp_path)
+    for typed in ("triag", "./triag", "traig"):
+        with pytest.raises(InputError, match=r"did you mean (\./)?triag\.py\?"):
+            load_agent(typed)
+    for typed in (".", ""):
+        with pytest.raises(InputError, match="this is a folder") as caught:
+            load_agent(typed)
+        assert "triag.py" in str(caught.value)
+    with pytest.raises(InputError, match="no such file"):
+        load_agent("./zzzzzzzz")

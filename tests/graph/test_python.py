@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import heterarch as ha
-from heterarch.errors import CaptureError, HeterarchError, VerifyError
+from heterarch.errors import CaptureError, HeterarchError, VerifyError, Where
 from heterarch.ir.text import print_module
 
 
@@ -197,3 +197,75 @@ def test_other_mistakes() -> None:
 def test_outside_an_agent() -> None:
     with pytest.raises(CaptureError, match="outside an agent"):
         ha.model("M", "hello")
+
+
+def with_in(text: ha.Text) -> ha.Text:
+    return ha.model("M", "found" if "x" in text else "not")
+
+
+def test_in_is_answered_with_a_branch() -> None:
+    error = bad(with_in)
+    assert "`in`" in str(error)
+    assert "ha.branch" in str(error)
+    assert isinstance(error.where, Where)
+    assert error.where.line == line_of(with_in, '"x" in')
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("x {1}", "place {1} and the call gives 1 inputs"),
+        ("x {0} {2}", "place {2}"),
+        ("x {}", "'{}', which is no place"),
+        ("x {text}", "'{text}', which is no place"),
+        ("x {0!r}", "'{0!r}', which is no place"),
+        ("x {0", "'{0', which is no place"),
+    ],
+)
+def test_a_template_without_its_input_is_refused_with_its_line(template: str, message: str) -> None:
+    def plain(text: ha.Text) -> ha.Text:
+        return ha.model("M", text, template=template)
+
+    def chatty(text: ha.Text) -> ha.Text:
+        return ha.model("M", ha.chat("s"), text, template=template)[1]
+
+    for body in (plain, chatty):
+        error = bad(body)
+        assert message in str(error)
+        assert isinstance(error.where, Where)
+        assert error.where.line == line_of(body, "template=")
+
+
+@pytest.mark.parametrize("template", ["{0}", 'As {"a": {0}}, {} if none', "a{2,3} {0}", "{{0}} {x}", "x", "{0.5} {0}"])
+def test_other_braces_may_stand_in_a_template(template: str) -> None:
+    @ha.agent
+    def good(text: ha.Text) -> ha.Text:
+        return ha.model("M", text, template=template)
+
+    assert good.name == "good"
+
+
+def test_a_wrong_statistic_names_its_line() -> None:
+    def negative(text: ha.Text) -> ha.Text:
+        return ha.model("M", text, tokens_out=-5)
+
+    def falling(text: ha.Text) -> ha.Text:
+        return ha.model("M", text, tokens_out=ha.quantiles(p50=2, p95=1))
+
+    def words(text: ha.Text) -> ha.Text:
+        return ha.model("M", text, tokens_out="5")  # type: ignore[call-overload,no-any-return]
+
+    for body, message in ((negative, "-5"), (falling, "p50=2, p95=1"), (words, "a number or a distribution")):
+        error = bad(body)
+        assert message in str(error)
+        assert isinstance(error.where, Where)
+        assert error.where.file.endswith("test_python.py")
+        assert error.where.line == line_of(body, "tokens_out")
+
+
+def test_an_input_without_annotation() -> None:
+    def untyped(text):  # type: ignore[no-untyped-def]
+        return ha.model("M", text)
+
+    assert "the input 'text'" in str(bad(untyped))
+    assert "no annotation" in str(bad(untyped))

@@ -38,7 +38,7 @@ async def test_a_run_with_fakes_end_to_end() -> None:
     options = RunOptions(
         engines={"mixed": [engine]},
         sessions=["a", "b", "a"],
-        on_token=lambda op, text: heard.append((op, text)),
+        on_token=lambda op, call, text: heard.append((op, text)),
         input_names=("question",),
     )
     live = await run_plan(
@@ -68,7 +68,7 @@ async def test_disaggregated_pools_move_the_kv() -> None:
     first, second = FakeEngine(answers=echo, name="p"), FakeEngine(answers=echo, name="d")
     options = RunOptions(engines={"p": [first], "d": [second]})
     heard: list[str] = []
-    options = RunOptions(engines={"p": [first], "d": [second]}, on_token=lambda op, text: heard.append(text))
+    options = RunOptions(engines={"p": [first], "d": [second]}, on_token=lambda op, call, text: heard.append(text))
     live = await run_plan(plan(pool("p", "prefill"), pool("d", "decode")), chat_agent("p", "d"), QUESTIONS[:1], options)
     assert live.outputs == (["you said Where does it run?"],)
     assert "".join(heard) == "you said Where does it run?"
@@ -112,7 +112,7 @@ async def test_deadline_and_partial_report() -> None:
     stop = asyncio.Event()
     engine = FakeEngine(answers=echo, faults={1: "hang"})
     options = RunOptions(
-        engines={"mixed": [engine]}, on_token=lambda op, text: stop.set() if len(engine.calls) == 2 else None
+        engines={"mixed": [engine]}, on_token=lambda op, call, text: stop.set() if len(engine.calls) == 2 else None
     )
     live = await asyncio.wait_for(
         run_plan(plan(pool("mixed")), chat_agent("mixed", "mixed"), QUESTIONS, options, stop=stop), 5
@@ -205,7 +205,7 @@ async def test_an_engine_killed_during_a_run(tiny: Path, no_orphans: None) -> No
     """kill -9 of the only worker: the request under way breaks off, the others fail clearly, and the report says so."""
     here = psutil.Process(os.getpid())
 
-    def kill(op: str, text: str) -> None:
+    def kill(op: str, call: int, text: str) -> None:
         for child in here.children():
             with contextlib.suppress(psutil.Error):  # already killed
                 if "heterarch.run.worker" in child.cmdline():
@@ -234,7 +234,7 @@ def test_ctrl_c_keeps_the_report_and_leaves_no_process(tiny: Path, tmp_path: Pat
             print("running", flush=True)
             time.sleep(600)
 
-        def tell(op, text):
+        def tell(op, call, text):
             print("running", flush=True)
 
         if {hang!r} == "engine":
@@ -266,7 +266,7 @@ def test_ctrl_c_keeps_the_report_and_leaves_no_process(tiny: Path, tmp_path: Pat
 
 async def test_cancelling_a_run_stops_its_engines(tiny: Path, no_orphans: None) -> None:
     started = asyncio.Event()
-    options = RunOptions(on_token=lambda op, text: started.set())
+    options = RunOptions(on_token=lambda op, call, text: started.set())
     work = asyncio.create_task(
         run_plan(plan(pool("one")), chat_agent("one", "one", max_tokens=2000), [{"q": "x"}] * 100, options)
     )

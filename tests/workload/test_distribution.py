@@ -95,3 +95,15 @@ def test_a_quantile_is_named_by_its_percentage() -> None:
     assert quantiles(p99_9=5).probabilities == (0.999,)
     with pytest.raises(InputError, match="named by its percentage"):
         quantiles(q50=5)
+
+
+def test_a_wrong_call_is_told_with_its_line_and_values() -> None:
+    for call, observed in (
+        (lambda: quantiles(p50=2, p95=1), "p50=2, p95=1"),
+        (lambda: constant(-5), "-5"),
+        (lambda: lognormal(p50=2, p95=1), "lognormal(p50=2, p95=1)"),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert caught.value.observed == observed
+        assert "test_distribution.py" in str(caught.value.where)

@@ -162,3 +162,29 @@ def test_a_field_round_trips(values: list[float], grade: Grade) -> None:
     points = dict(zip(np.linspace(0, 1, 1 + len(values)).round(6).tolist(), sorted(values), strict=False))
     distribution = quantiles(points, source=Source(grade, "somewhere"))
     assert distribution_from(distribution_to(distribution)) == distribution
+
+
+def test_a_path_that_is_not_there_is_told_as_a_file(tmp_path: Path) -> None:
+    for name in ("nope.yaml", str(tmp_path / "nope")):
+        with pytest.raises(InputError, match="no such file"):
+            load_workload(name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: mine", "name: mine\nrequests_per_session: 0.5", "at least one request"),
+        ("tokens_out:\n    p50: 10\n    p95: 20", "tokens_out: 0", "must generate tokens"),
+    ],
+)
+def test_sessions_have_requests_and_calls_have_answers(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_workload(written(tmp_path, MINIMAL.replace(old, new)))
+
+
+def test_another_kind_of_document_is_named(tmp_path: Path) -> None:
+    plan, agent = "heterarch: plan\nname: x\n", "name: a\nnodes: {}\n"
+    for text, kind, command in ((plan, "a plan", "simulate FILE"), (agent, "an agent", "plan FILE")):
+        with pytest.raises(InputError, match=f"this is {kind} .*; a workload was expected") as caught:
+            load_workload(written(tmp_path, text))
+        assert command in str(caught.value)

@@ -9,6 +9,7 @@ import typer
 from heterarch.catalog.detect import detect as look
 from heterarch.catalog.fleet import fleet as read_fleet
 from heterarch.cli.output import JSON_HELP, note, print_json, print_table
+from heterarch.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -47,10 +48,13 @@ def show(
 @app.command()
 def detect(
     output: Path = typer.Option(Path("fleet.yaml"), "-o", "--output", help="Fleet file to write."),
+    force: bool = typer.Option(False, help="Replace the file if it exists."),
     measure: bool = typer.Option(True, help="Spend half a second on memory and compute rates of the CPU."),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
     """Write a fleet file, and a catalogue overlay beside it, from what this machine has."""
+    if output.exists() and not force:
+        raise InputError("the file exists", where=str(output), fix="name another with -o, or replace it with --force")
     machine = look(measure)
     written = machine.write(output)
     if as_json:

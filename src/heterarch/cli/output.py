@@ -23,7 +23,12 @@ JSON_HELP = "Print JSON instead of tables."
 
 def console(*, stderr: bool = False) -> Console:
     """A console on standard output or standard error; plain when it is not a terminal."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 110)
+    return Console(
+        stderr=stderr,
+        highlight=False,
+        soft_wrap=False,
+        width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 110,
+    )
 
 
 def note(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from heterarch.cli.output import JSON_HELP, above_zero, console, file_to_write, note, print_json
 from heterarch.cli.pipeline import catalog_and_fleet, compile_agent
 from heterarch.cost.accounting import Accounting
+from heterarch.graph.reference import relative
 from heterarch.plan.document import Plan
 from heterarch.plan.planner import plan as make_plan
 from heterarch.plan.render import render_plan
@@ -58,6 +60,7 @@ def plan(
             accounting=accounting, dtypes=dtype, margin=margin, router=router, seed=seed, evaluator=checker,
             explain=explain,
         )  # fmt: skip
+    made = with_overlays(made, [*found.catalog, *catalog])
     save_plan(made, output)
     show(made, as_json)
     note(f"wrote {output}")
@@ -69,3 +72,9 @@ def show(made: Plan, as_json: bool) -> None:
         print_json(made.model_dump(mode="json"))
     else:
         console().print(render_plan(made))
+
+
+def with_overlays(made: Plan, overlays: Sequence[Path | str]) -> Plan:
+    """The plan that remembers which files its catalogue was read with, so that others read the same."""
+    files = [relative(str(path)) for path in overlays]
+    return made.model_copy(update={"provenance": made.provenance.model_copy(update={"catalog_files": files})})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from heterarch.run.live import LiveRun, RunOptions
 from heterarch.run.live import run as run_live
 
 app = typer.Typer(rich_markup_mode=None)
+_SHOWN = 400  # characters of an answer
 
 
 @app.command()
@@ -91,26 +93,49 @@ def _end(processes: set[psutil.Process]) -> None:
 
 
 class Tokens:
-    """Tokens on standard output as they arrive, each call under its name."""
+    """Tokens on standard output as they arrive: a line per call, under the name of its op.
+
+    The call that speaks first has the line; what others say meanwhile follows when it is done.
+    """
 
     def __init__(self) -> None:
-        self.current = ""
+        self.waiting: dict[int, str] = {}  # call -> what it said, and is not shown yet
+        self.current = 0
+        self.closed = False
 
-    def show(self, op: str, text: str) -> None:
-        """One more piece of the answer of ``op``."""
-        if op != self.current:
-            sys.stdout.write(
-                f"\n[{op.removesuffix('.decode')}] " if self.current else f"[{op.removesuffix('.decode')}] "
-            )
-            self.current = op
-        sys.stdout.write(text.encode("utf-8", "replace").decode("utf-8").replace("\n", " "))
-        sys.stdout.flush()
+    def show(self, op: str, call: int, text: str) -> None:
+        """One more piece of the answer of call number ``call`` of ``op``."""
+        clean = text.encode("utf-8", "replace").decode("utf-8").replace("\n", " ")
+        if call == self.current:
+            self._write(clean)
+        elif call in self.waiting or (self.current and call < self.current):
+            self.waiting[call] = self.waiting.get(call, "") + clean
+        else:
+            self._flush()
+            self._write(f"[{op.removesuffix('.decode')}] {clean}")
+            self.current = call
 
     def end(self) -> None:
-        """Close the line."""
+        """Show what is left."""
+        self._flush()
+
+    def _flush(self) -> None:
         if self.current:
-            sys.stdout.write("\n")
-        self.current = ""
+            self._write("\n")
+        for text in self.waiting.values():
+            self._write(f"... {text}\n")
+        self.waiting.clear()
+        self.current = 0
+
+    def _write(self, text: str) -> None:
+        if self.closed:
+            return
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has gone; the run goes on, and its exit code tells
+            self.closed = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def publish(done: LiveRun, as_json: bool, output: Path | None) -> None:
@@ -121,11 +146,23 @@ def publish(done: LiveRun, as_json: bool, output: Path | None) -> None:
         outputs = [None if row is None else [_text(value) for value in row] for row in done.outputs]
         print_json({"outputs": outputs, "report": done.report.model_dump(mode="json")})
     else:
+        _print_outputs(done)
         console().print(render_report(done.report))
     for error in filter(None, done.errors):
         note(f"request failed: {error}")
     if output is not None:
         note(f"wrote {output}")
+
+
+def _print_outputs(done: LiveRun) -> None:
+    """What the agent answered, one line per request and output, cut to what fits."""
+    for number, row in enumerate(done.outputs, 1):
+        for value in row or ():
+            shown = f"{len(value):,} bytes" if isinstance(value, bytes) else str(value).replace("\n", " ")
+            shown = (
+                shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} ... ({len(shown):,} characters; --json has all)"
+            )
+            console().print(f"answer {number}: {shown}", markup=False, soft_wrap=True)
 
 
 def exit_code(done: LiveRun) -> int:
@@ -149,6 +186,8 @@ def read_inputs(module: ModuleOp, agent: str, given: Sequence[str]) -> dict[str,
     for text in given:
         name, mark, value = text.partition("=")
         if not mark or (name not in types and len(types) == 1):
+            if mark and name.isidentifier():
+                note(f"there is no input {name!r}: all of {text!r} is taken as {next(iter(types))}")
             name, mark, value = free[0] if free else "", "", text
         if name not in types and mark:
             raise UnknownNameError(f"input of {agent}", name, types)

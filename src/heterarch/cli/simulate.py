@@ -50,18 +50,18 @@ def simulate(
     plot: Path | None = typer.Option(
         None, help="Write a plot of the latency distributions (extra `plot`).", callback=file_to_write
     ),
-    catalog: list[Path] = typer.Option([], help="Overlays that the plan was made with; checked for changes."),
+    catalog: list[Path] = typer.Option([], help="More overlays of the catalogue than the plan names."),
     progress: bool = typer.Option(True, help="Show progress on a terminal."),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
     """Simulate a plan; exit code 0 also when an SLO is missed, 130 after Ctrl-C (the partial report is kept)."""
     made = load_plan(plan)
-    check_plan(made, Catalog.load(*catalog), str(plan))
+    check_plan(made, Catalog.load(*made.provenance.catalog_files, *catalog), str(plan))
     source: Workload | Trace
     if trace is not None:
         source = placed_in_time(read_trace(trace, rate_per_s=rate), rate, seed)
     else:
-        source = load_workload(workload or made.workload)
+        source = made.load if workload is None and made.load is not None else load_workload(workload or made.workload)
         source = source.at_rate(rate) if rate is not None else source
     done = run_simulation(
         made, flat_of(made, str(plan)), source, seed=seed, requests=requests, until_s=until, router=router, cache=cache,

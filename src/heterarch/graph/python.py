@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, overload
 
 from xdsl.ir import Attribute, Region
 
-from heterarch.errors import CaptureError, Where
+from heterarch.errors import CaptureError, InputError, Where
 from heterarch.graph.build import Agent, Builder
 from heterarch.graph.reference import relative
 from heterarch.graph.values import Audio, Chat, Data, Future, Image, List, Text, Value, caller, stream, type_of, wrap
@@ -51,7 +51,7 @@ def agent(function: Callable[..., Any]) -> TracedAgent:
     """
     where = Where(relative(function.__code__.co_filename), function.__code__.co_firstlineno)
     parameters = inspect.signature(function).parameters.values()
-    types = [type_of(p.annotation, where) for p in parameters]
+    types = [type_of(p.annotation, where, name=p.name) for p in parameters]
     builder = Builder(function.__name__, where.file, where, types)
     arguments = builder.graph.body.block.args
     for argument, parameter in zip(arguments, parameters, strict=True):
@@ -427,4 +427,15 @@ def _call(sub: Agent, inputs: Sequence[Value | object], mode: str) -> Any:
 
 
 def _statistic(value: Statistic) -> Distribution | None:
-    return constant(float(value)) if isinstance(value, int | float) else value
+    if value is None or isinstance(value, Distribution):
+        return value
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise CaptureError(
+            "a statistic is a number or a distribution", observed=repr(value), where=caller(),
+            fix="give a number, or ha.quantiles(p50=..., p95=...)",
+        )  # fmt: skip
+    try:
+        return constant(float(value))
+    except InputError as error:
+        error.where = caller()
+        raise

@@ -93,7 +93,9 @@ def load_module(home: str) -> ModuleType:
     try:
         return importlib.import_module(home)
     except ModuleNotFoundError as error:
-        raise InputError(f"cannot import module {home!r}: {error}", fix="install it or set PYTHONPATH") from None
+        raise InputError(
+            f"cannot import module {home!r}: {error}", fix="install it, set PYTHONPATH, or give a file.py"
+        ) from None
     except HeterarchError:
         raise
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any, ClassVar, NoReturn
 
@@ -34,6 +35,9 @@ class Value:
 
     def __iter__(self) -> Any:
         _refuse("`for` and unpacking cannot walk a value of the agent", "ha.map or ha.loop")
+
+    def __contains__(self, item: object) -> bool:
+        _refuse("`in` cannot look into a value of the agent", "ha.branch on the result of a compute")
 
     def __len__(self) -> int:
         _refuse("the length of a value is not known while the agent is captured", "ha.map with a width")
@@ -108,24 +112,27 @@ def wrap(ssa: SSAValue) -> Value:
     return Future(ssa)
 
 
-def type_of(annotation: object, where: Where, *, default: Attribute | None = None) -> Attribute:
+def type_of(annotation: object, where: Where, *, default: Attribute | None = None, name: str = "") -> Attribute:
     """The type that an annotation stands for: ``ha.Text``, ``str``, ``list[ha.Text]``, ...
+
+    ``name`` is that of the input, for the error.
 
     Raises:
         CaptureError: no annotation, or one that is no type of values.
     """
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__qualname__", str(annotation))
     text = text if "[" not in str(annotation) else str(annotation)
-    name = text.replace("heterarch.graph.values.", "").replace("ha.", "").strip()
-    if name.startswith(("list[", "List[")):
-        return ListType(_NAMES.get(name[5:-1].strip(), DATA))
-    if name in _NAMES:
-        return _NAMES[name]
+    text = text.replace("heterarch.graph.values.", "").replace("ha.", "").strip()
+    if text.startswith(("list[", "List[")):
+        return ListType(_NAMES.get(text[5:-1].strip(), DATA))
+    if text in _NAMES:
+        return _NAMES[text]
     if default is not None:
         return default
     raise CaptureError(
-        "an input of an agent needs a type", observed=name, expected="ha.Text, ha.Data, ha.Audio, ha.Image, ha.List",
-        where=where,
+        f"the input {name!r} of an agent needs a type" if name else "an input of an agent needs a type",
+        observed="no annotation" if annotation is inspect.Parameter.empty else text,
+        expected="ha.Text, ha.Data, ha.Audio, ha.Image, ha.List", where=where,
     )  # fmt: skip
 
 

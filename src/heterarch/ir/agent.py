@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -193,6 +194,8 @@ class ModelOp(PlacedOp):
             raise VerifyException("a model call needs a chat or a prompt")
         if any(value.type == CHAT for value in self.inputs[1:]):
             raise VerifyException("a model call takes one chat, as its first operand")
+        if self.template is not None:
+            _check_template(self.template.data, len(self.inputs) - (strip_stream(self.inputs[0].type) == CHAT))
 
 
 class CallableOp(PlacedOp):
@@ -384,6 +387,30 @@ class MapOp(TaskOp):
             if not isinstance(wanted, ListType):
                 raise VerifyException("a map without join gives a list")
             _check_yield(self.bodies[0], [wanted.element], "map results")
+
+
+_NUMBERED = re.compile(r"\{(\d+)\}")
+_MALFORMED = re.compile(r"\{\s*\d+\s*(?:(?:[!:\[]|\.[A-Za-z_])[^{}]*)?\}|\{\d+(?=\s|$)")
+_UNNUMBERED = re.compile(r"\{(?:[A-Za-z_]\w*)?\}")
+
+
+def _check_template(template: str, inputs: int) -> None:
+    """Places are ``{0}``, ``{1}``, ... of the inputs after the chat; other braces may stand, since JSON has them."""
+    beyond = [place for place in _NUMBERED.findall(template) if int(place) >= inputs]
+    if beyond:
+        takes = ", ".join(f"{{{i}}}" for i in range(inputs)) or "no place: it has no inputs besides the chat"
+        raise VerifyException(
+            f"the template has a place {{{beyond[0]}}} and the call gives {inputs} inputs to it (a chat is none); "
+            f"it may use {takes}"
+        )
+    plain = _NUMBERED.sub("", template)
+    odd = _MALFORMED.search(plain)
+    if odd is None and inputs and plain == template:
+        odd = _UNNUMBERED.search(plain)
+    if odd is not None:
+        raise VerifyException(
+            f"the template has {odd.group()!r}, which is no place of an input; places are written {{0}}, {{1}}, ..."
+        )
 
 
 def _arity(op: TaskOp, inputs: int, outputs: int) -> None:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from heterarch.workload.profile import Workload
+
 PLAN_VERSION = 1
 Role = Literal["mixed", "prefill", "decode", "embed", "tool", "endpoint"]
 
@@ -170,18 +172,20 @@ class Provenance(_Part):
     statistics_sha256: str
     fleet: str
     fleet_sha256: str
+    catalog_files: list[str] = []  # overlays that the catalogue was read with, as paths
     workload: str
     workload_sha256: str
     seed: int = 0
 
 
 class Plan(_Part):
-    """A plan. ``placement`` maps the name of every op that does work to its pool."""
+    """A plan. ``placement`` maps the name of every op that does work to its pool; ``load`` is its workload."""
 
     heterarch: Literal["plan"] = "plan"
     version: int = PLAN_VERSION
     agent: AgentPart
     workload: str
+    load: Workload | None = None
     slo: list[str]
     accounting: str
     pools: list[Pool]

@@ -108,7 +108,8 @@ def _pool_sentence(pool: Pool) -> str:
     devices = f"{pool.engines * pool.devices_per_engine} {pool.device}"
     price = format_usd(pool.engines * pool.usd_per_engine_h)
     if pool.role == "tool":
-        return f"{pool.name}: {devices} for {pool.engines * pool.concurrency} tasks at once, {price}/h."
+        tasks = pool.engines * pool.concurrency
+        return f"{pool.name}: {devices} for {tasks} task{'s' if tasks > 1 else ''} at once, {price}/h."
     split = f"TP{pool.tp}" + (f" PP{pool.pp}" if pool.pp > 1 else "")
     many = f"{pool.engines} engine" + ("s" if pool.engines > 1 else "")
     does = {"mixed": "prefills and decodes"}.get(pool.role, f"does {pool.role} of")

@@ -191,6 +191,7 @@ def _document(agent: Authored, placement: Placement, router: str) -> Plan:
             name=agent.name, source=agent.source, module=agent.place(dict(where)), callables=list(agent.callables)
         ),
         workload=setting.workload.name,
+        load=setting.workload,
         slo=[str(slo) for slo in setting.slos],
         accounting=str(setting.accounting),
         pools=pools_of(placement, names),

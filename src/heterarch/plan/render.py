@@ -34,7 +34,7 @@ def headline(plan: Plan) -> Text:
     text.append(f"{format_usd(seen.usd_per_h)}/h", style="bold")
     text.append(f", {format_usd(seen.usd_per_request)} per request ({plan.accounting})")
     proven = "proven optimal" if plan.objective.gap < 1e-6 else f"within {plan.objective.gap:.2%} of optimal"
-    text.append(f"; {proven} for the model.")
+    text.append(f"; {proven} under the cost model.")
     return text
 
 

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from heterarch.report.schema import OpReport, Report, Summary
+from heterarch.report.schema import OpReport, Report
 from heterarch.units import format_bytes, format_duration, format_usd
 
 _LIMIT = 1.5  # a prediction further off than this factor is marked
@@ -15,12 +15,15 @@ _LIMIT = 1.5  # a prediction further off than this factor is marked
 
 def render_report(report: Report) -> RenderableType:
     """Headline, latencies, pools, ops, verdicts and notes."""
-    parts: list[RenderableType] = [headline(report), latency_table(report), pools_table(report)]
+    parts: list[RenderableType] = [headline(report), latency_table(report), rates_line(report), pools_table(report)]
     if report.ops:
         parts.append(ops_table(report))
     if report.slo:
         parts.append(slo_table(report))
-    parts += [Text(f"{count} requests: {reason}", style="yellow") for reason, count in report.reasons.items()]
+    parts += [
+        Text(f"{count} request{'s' if count > 1 else ''}: {reason}", style="yellow")
+        for reason, count in report.reasons.items()
+    ]
     parts += [Text(f"Note: {note}", style="dim") for note in report.notes]
     return Group(*parts)
 
@@ -49,15 +52,19 @@ def latency_table(report: Report) -> Table:
     for name, summary in (("e2e", report.e2e_s), ("ttft", report.ttft_s), ("tpot", report.tpot_s)):
         times = (format_duration(getattr(summary, key)) for key in ("mean", "p50", "p90", "p95", "p99"))
         table.add_row(name, *times, f"{summary.n:,}")
+    return table
+
+
+def rates_line(report: Report) -> Text:
+    """Rates of the run, what the caches found, what was moved."""
     cache = report.cache
-    table.caption = (
+    unit = "prompt tokens" if cache.block_tokens == 1 else f"blocks of {cache.block_tokens} tokens"
+    return Text(
         f"{report.throughput_rps:.3g} requests/s, goodput {report.goodput_rps:.3g}/s, "
         f"{report.output_tokens_per_s:.4g} output tokens/s; "
-        f"prefix hits {cache.block_hit_rate:.2%} of {cache.blocks:,} blocks; "
+        f"prefix hits {cache.block_hit_rate:.2%} of {cache.blocks:,} {unit}; "
         f"KV moved {format_bytes(report.kv_transfer_bytes)}"
     )
-    table.caption_justify = "left"
-    return table
 
 
 def pools_table(report: Report) -> Table:
@@ -78,9 +85,11 @@ def pools_table(report: Report) -> Table:
 
 
 def ops_table(report: Report) -> Table:
-    """Predicted against measured per op."""
+    """Mean seconds per op, predicted against what was seen."""
     seen = "simulated" if report.kind == "simulated" else "measured"
-    table = _table("Ops", "op", "pool", "tasks", f"{seen} mean", "p95", "predicted", "ratio", "prediction from")
+    table = _table(
+        f"Ops: mean seconds, ratio = predicted / {seen}", "op", "pool", "tasks", seen, "predicted", "ratio", "from"
+    )
     for op in report.ops:
         if op.kind == "kv_transfer" and not op.measured_s.mean:
             continue  # prefill and decode share an engine
@@ -88,10 +97,9 @@ def ops_table(report: Report) -> Table:
             op.name,
             op.pool,
             f"{op.tasks:,}",
-            _time(op.measured_s, "mean"),
-            _time(op.measured_s, "p95"),
+            format_duration(op.measured_s.mean) if op.measured_s.n else "-",
             "-" if op.predicted_s is None else format_duration(op.predicted_s),
-            _ratio(op),
+            _ratio(op, report.kind == "live"),
             op.source.partition(":")[0] or "-",
         )
     return table
@@ -103,27 +111,26 @@ def slo_table(report: Report) -> Table:
     for verdict in report.slo:
         cost = verdict.slo.startswith("cost")
         observed = format_usd(verdict.observed) if cost else format_duration(verdict.observed)
+        observed = observed if verdict.observed else "-"
         table.add_row(
             verdict.slo, observed, Text("yes", style="green") if verdict.met else Text("NO", style="bold red")
         )
     return table
 
 
-def _time(summary: Summary, key: str) -> str:
-    return format_duration(getattr(summary, key)) if summary.n else "-"
-
-
-def _ratio(op: OpReport) -> str:
-    """Predicted over measured."""
+def _ratio(op: OpReport, live: bool) -> str:
+    """Predicted over seen; marked when far off, but not for functions of the user's that ran on data of their own."""
     if not op.predicted_s or not op.measured_s.mean:
         return "-"
     ratio = op.predicted_s / op.measured_s.mean
+    if live and op.kind not in ("prefill", "kv_transfer", "decode"):
+        return "-"
     return f"{ratio:.2f}" + ("" if 1 / _LIMIT <= ratio <= _LIMIT else " !")
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    left = {"", "pool", "op", "target", "met", "prediction from"}
+    left = {"", "pool", "op", "target", "met", "from"}
     for name in columns:
-        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold", no_wrap=name == "op")
     return table

@@ -23,8 +23,8 @@ from heterarch.run.program import Node
 from heterarch.run.router import Lease, PoolRouter
 from heterarch.run.values import Chat, render
 
-#: receives the name of the decode op and a piece of text
-OnToken = Callable[[str, str], None]
+#: receives the name of the decode op, the number of the call in the run, and a piece of its text
+OnToken = Callable[[str, int, str], None]
 DEFAULT_MAX_TOKENS = 256
 T = TypeVar("T")
 
@@ -65,6 +65,7 @@ class _LiveCall:
     prompt: str
     decode: Node
     record: CallRecord
+    number: int
     prefill_lease: Lease | None = None
     decode_lease: Lease | None = None
     prefilled: Prefilled | None = None
@@ -125,7 +126,7 @@ class ModelCalls:
         first = prefill.pool if prefill is not None and prefill.pool in self.pools else pool
         record = CallRecord(request.row, request.session, decode.op, str(first), pool, perf_counter())
         self.records.append(record)
-        return _LiveCall(chat, messages, _text(messages), decode, record)
+        return _LiveCall(chat, messages, _text(messages), decode, record, len(self.records))
 
     async def _prefill(self, node: Node, live: _LiveCall, request: Request) -> None:
         record = live.record
@@ -304,7 +305,7 @@ class ModelCalls:
 
     def _say(self, live: _LiveCall, text: str) -> None:
         if self.on_token is not None:
-            self.on_token(live.decode.name, text)
+            self.on_token(live.decode.name, live.number, text)
 
     def _pool(self, node: Node) -> str:
         if node.pool is None or node.pool not in self.pools:

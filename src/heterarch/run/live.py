@@ -54,7 +54,7 @@ class RunOptions:
     references. ``engines``: engines by pool, in place of those the plan says how to start. ``stand_in``: runs every
     LLM pool that cannot run here, ``stand_in_engines`` each. ``input_names``: names of the inputs in order, to
     check mappings against. ``strict``: refuse callables whose source changed. ``on_token`` receives (name of the
-    decode op, text) as answers arrive.
+    decode op, number of the call, text) as answers arrive.
     """
 
     concurrency: int = 1

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from heterarch.errors import InputError
+from heterarch.errors import InputError, Where
 from heterarch.units import Grade, Source
 
 DECLARED = Source(Grade.DECLARED, "the author")
@@ -43,11 +45,16 @@ class Distribution:
             raise InputError(
                 "a distribution needs as many probabilities as values, at least one",
                 observed=f"{len(p)} probabilities, {len(v)} values",
+                where=_caller(),
             )
         if any(not 0 <= x <= 1 for x in p) or any(b <= a for a, b in itertools.pairwise(p)):
-            raise InputError("probabilities must ascend within 0..1", observed=list(p))
+            raise InputError("probabilities must ascend within 0..1", observed=list(p), where=_caller())
         if any(not math.isfinite(x) or x < 0 for x in v) or any(b < a for a, b in itertools.pairwise(v)):
-            raise InputError("quantiles must be finite, not negative, and must not fall", observed=list(v))
+            what = "a statistic must be finite and not negative"
+            if len(v) > 1:
+                what = "quantiles must be finite, not negative, and must not fall"
+            points = ", ".join(f"p{100 * a:g}={b:g}" for a, b in zip(p, v, strict=True)) if len(v) > 1 else f"{v[0]:g}"
+            raise InputError(what, observed=points, where=_caller())
 
     @property
     def mean(self) -> float:
@@ -108,7 +115,15 @@ def quantiles(
 
 
 def lognormal(*, p50: float, p95: float, source: Source = DECLARED) -> Distribution:
-    """Log-normal with the given median and 95th percentile, cut at 0.1 % and 99.9 %."""
+    """Log-normal with the given median and 95th percentile, cut at 0.1 % and 99.9 %.
+
+    Raises:
+        InputError: unless ``0 < p50 <= p95``.
+    """
+    if not 0 < p50 <= p95 < math.inf:
+        raise InputError(
+            "a log-normal needs 0 < p50 <= p95", observed=f"lognormal(p50={p50:g}, p95={p95:g})", where=_caller()
+        )
     sigma = math.log(p95 / p50) / NormalDist().inv_cdf(0.95)
     values = tuple(p50 * math.exp(sigma * NormalDist().inv_cdf(p)) for p in _LOGNORMAL_PROBABILITIES)
     return Distribution(_LOGNORMAL_PROBABILITIES, values, source)
@@ -142,4 +157,17 @@ def _probability(name: str) -> float:
             raise ValueError
         return round(float(name[1:].replace("_", ".")) / 100, 12)
     except ValueError:
-        raise InputError("a quantile is named by its percentage", observed=name, expected="p50, p95, p99_9") from None
+        raise InputError(
+            "a quantile is named by its percentage", observed=name, expected="p50, p95, p99_9", where=_caller()
+        ) from None
+
+
+def _caller() -> Where | None:
+    """The line of the user's program that called into this module; none where another part of heterarch did."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    if frame.f_globals.get("__name__", "").startswith("heterarch."):
+        return None
+    file, here = Path(frame.f_code.co_filename), Path.cwd()
+    return Where(file.relative_to(here).as_posix() if file.is_relative_to(here) else str(file), frame.f_lineno)

@@ -6,10 +6,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from heterarch.documents import parse_document
-from heterarch.errors import UnknownNameError
+from heterarch.errors import InputError, UnknownNameError
 from heterarch.workload.distribution import Distribution, constant
 from heterarch.workload.fields import DistributionField
 
@@ -55,6 +55,13 @@ class CallStatistics(_Part):
     tokens_in: DistributionField
     tokens_out: DistributionField
 
+    @field_validator("tokens_out")
+    @classmethod
+    def _answers(cls, tokens: Distribution) -> Distribution:
+        if tokens.mean <= 0:
+            raise ValueError("calls must generate tokens: a mean above 0")
+        return tokens
+
 
 class Workload(_Part):
     """What an agent is asked to do, as statistics.
@@ -75,6 +82,13 @@ class Workload(_Part):
     tools: dict[str, DistributionField] = {}
     slo: list[str] = []
     sources: list[str] = []
+
+    @field_validator("requests_per_session")
+    @classmethod
+    def _has_requests(cls, requests: Distribution) -> Distribution:
+        if requests.values[-1] < 1:
+            raise ValueError("a session has at least one request: the largest value must be 1 or more")
+        return requests
 
     @property
     def requests_per_s(self) -> float:
@@ -107,12 +121,15 @@ def load_workload(name_or_path: str | Path) -> Workload:
 
     Raises:
         UnknownNameError: neither a packaged name nor a file, or a misspelt field.
-        InputError: a field is missing or wrong; names the file and the line.
+        InputError: no such file, or a field is missing or wrong; names the file and the line.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name in workload_names():
         return parse_document(Workload, _PACKAGED / f"{name}.yaml")
-    if not path.is_file():
+    if not path.exists():
+        if "/" in name or path.suffix in (".yaml", ".yml", ".json"):
+            packaged = ", ".join(workload_names())
+            raise InputError("no such file", where=name, fix=f"paths start at {Path.cwd()}; packaged are {packaged}")
         raise UnknownNameError("workload", name, workload_names(), fix="or give the path of a YAML file")
     workload = parse_document(Workload, path)
     arrivals = workload.arrivals
