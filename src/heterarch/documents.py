@@ -10,7 +10,7 @@ import typing
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -239,7 +239,7 @@ def _rank(entry: ErrorDetails, locate: Locate) -> tuple[bool, int]:
 
 
 def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
-    models = [model]
+    models = union = [model]
     for key in location:
         inner = [
             found
@@ -247,8 +247,18 @@ def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
             if isinstance(key, str) and key in parent.model_fields
             for found in _models_in(parent.model_fields[key].annotation)
         ]
-        models = inner or [found for found in models if found.__name__ == key] or models
+        union = inner or union
+        models = inner or [found for found in union if key in _tags(found)] or models
     return sorted({field.alias or name for found in models for name, field in found.model_fields.items()})
+
+
+def _tags(model: type[BaseModel]) -> list[object]:
+    """What pydantic calls a model of a union in a place: its class, or a value of the literal that tells it apart."""
+    literals = [field.annotation for field in model.model_fields.values() if field.is_required()]
+    return [
+        model.__name__,
+        *(tag for kind in literals if typing.get_origin(kind) is Literal for tag in typing.get_args(kind)),
+    ]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -66,11 +66,11 @@ def test_the_same_seed_gives_the_same_plan(here: Path, heterarch: Command) -> No
 @pytest.mark.parametrize(
     ("file", "old", "new", "says"),
     [
-        ("fleet.yaml", "h100-sxm", "h100-sx", ("fleet.yaml:5:6: unknown device 'h100-sx'", "one of h100-sxm")),
+        ("fleet.yaml", "h100-sxm", "h100-sx", ("fleet.yaml:5:6: unknown device 'h100-sx'", "did you mean h100-sxm")),
         ("fleet.yaml", "limit: 8", "limt: 8", ("fleet.yaml:5:24: unknown field 'limt'", "one of limit")),
         ("fleet.yaml", "us-average", "us-avrage", ("fleet.yaml:2:1: unknown site", "one of us-average")),
-        ("answer.yaml", "3.1-8B", "3.1-8C", ("answer.yaml:6:3: unknown model", "one of Meta-Llama-3.1-8B")),
-        ("answer.yaml", "op: model", "op: modle", ("answer.yaml:6:3: unknown op 'modle'", "one of model")),
+        ("answer.yaml", "3.1-8B", "3.1-8C", ("answer.yaml:6:3: unknown model", "did you mean Meta-Llama-3.1-8B")),
+        ("answer.yaml", "op: model", "op: modle", ("answer.yaml:6:3: unknown op 'modle'", "did you mean model")),
         ("answer.yaml", "tokens_in", "token_in", ("answer.yaml:6:22: unknown field 'token_in'", "one of tokens_in")),
         ("answer.yaml", "outputs", "ouputs", ("unknown field 'ouputs'", "one of outputs", "then 1 more")),
         ("answer.yaml", "[question]", "[qestion]", ("answer.yaml:6:57: unknown value 'qestion'", "one of question")),

@@ -146,3 +146,11 @@ def test_a_template_and_another_kind_of_document(tmp_path: Path) -> None:
     ) as caught:
         load_agent(str(file))
     assert "--fleet FILE" in str(caught.value)
+
+
+def test_a_misspelt_field_is_compared_with_those_of_its_own_node(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    head = "heterarch: agent\nname: a\ninputs: {q: text}\nnodes:\n"
+    file.write_text(f"{head}  tool: {{op: stt, input: q, secods: 1}}\noutputs: [tool]\n")
+    with pytest.raises(HeterarchError, match=r"one of seconds, [a-z, ]*$"):
+        load_agent(str(file))
