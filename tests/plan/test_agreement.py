@@ -9,9 +9,9 @@ from heterarch.catalog.catalog import Catalog
 from heterarch.graph.build import Agent
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.ir.flatten import flatten
+from heterarch.ir.regions import captured
 from heterarch.ir.text import parse_module
 from heterarch.plan.document import CallablePart, EndpointPart, Plan, Pool
-from heterarch.plan.regions import captured
 from heterarch.plan.walk import CallSample, CallTimes, walk
 from heterarch.policy.base import Floats
 from heterarch.run.engines.fake import FakeEngine

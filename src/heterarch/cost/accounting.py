@@ -161,11 +161,11 @@ def own_quotes(device_id: str, price: PriceOverride) -> tuple[Quote, ...]:
     return tuple(
         Quote(
             device_id,
-            "fleet",
+            "the fleet",
             kind,
             usd,
             "usd_per_device" if kind == "purchase" else "usd_per_device_h",
-            price.date,
+            price.date or "undated",
             price.source,
         )
         for kind, usd in given.items()

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from heterarch.catalog.hosted import TokenPrice
+from typing import Any, Protocol
+
+import numpy as np
+
 from heterarch.errors import InputError
 
 MILLION = 1_000_000
 
 
-def call_usd(price: TokenPrice, prompt_tokens: float, cached_tokens: float, output_tokens: float) -> float:
-    """USD of one call; ``cached_tokens`` of the ``prompt_tokens`` are billed as cached.
+class TokenPrices(Protocol):
+    """USD per million tokens, by kind: a price of the catalogue, or the endpoint of a plan."""
+
+    @property
+    def input_usd_per_mtok(self) -> float:
+        """Of prompt tokens that are not cached."""
+        ...
+
+    @property
+    def cached_usd_per_mtok(self) -> float:
+        """Of cached prompt tokens."""
+        ...
+
+    @property
+    def output_usd_per_mtok(self) -> float:
+        """Of generated tokens."""
+        ...
+
+
+def call_usd(price: TokenPrices, prompt_tokens: Any, cached_tokens: Any, output_tokens: Any) -> Any:
+    """USD of a call, or of each of many (arrays); ``cached_tokens`` of the ``prompt_tokens`` are billed as cached.
 
     Raises:
         InputError: more cached than prompt tokens.
     """
-    if cached_tokens > prompt_tokens:
+    if np.any(cached_tokens > prompt_tokens):
         raise InputError("more cached than prompt tokens", observed=f"{cached_tokens} of {prompt_tokens}")
     usd = (prompt_tokens - cached_tokens) * price.input_usd_per_mtok
     usd += cached_tokens * price.cached_usd_per_mtok + output_tokens * price.output_usd_per_mtok

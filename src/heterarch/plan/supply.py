@@ -7,9 +7,16 @@ from dataclasses import dataclass
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.device import Device
-from heterarch.catalog.fleet import Fleet, FleetDevice, PriceOverride
+from heterarch.catalog.fleet import Fleet, FleetDevice
 from heterarch.catalog.price import Quote
-from heterarch.cost.accounting import QUOTE_KIND, Accounting, MissingPriceError, OwnerTerms, usd_per_device_h
+from heterarch.cost.accounting import (
+    QUOTE_KIND,
+    Accounting,
+    MissingPriceError,
+    OwnerTerms,
+    own_quotes,
+    usd_per_device_h,
+)
 from heterarch.errors import InputError
 from heterarch.plan.document import LeftOut
 
@@ -79,27 +86,13 @@ def _supply(
 ) -> Supply:
     device = catalog.device(entry.device)
     quotes: Sequence[Quote] = catalog.quotes_for(device.id)
-    stated = _stated(entry.price, device.id, accounting)
-    money = usd_per_device_h(device, accounting, [stated] if stated else quotes, catalog.site(fleet.site), terms=terms)
+    own = own_quotes(device.id, entry.price) if entry.price is not None else ()
+    stated = [quote for quote in own if quote.kind == QUOTE_KIND[accounting]]
+    money = usd_per_device_h(device, accounting, stated or quotes, catalog.site(fleet.site), terms=terms)
     servers = [catalog.server(entry.server)] if entry.server else catalog.servers_of(device.id)
     size = servers[0].devices if servers else DEVICES_PER_SERVER
     key = f"{device.id} (owned)" if owned else device.id
     return Supply(key, device, money.usd_per_h, limit, size, str(money.source))
-
-
-def _stated(price: PriceOverride | None, device: str, accounting: Accounting) -> Quote | None:
-    """The user's own price as a quote of the kind that ``accounting`` reads, where it is of that unit."""
-    kind = QUOTE_KIND[accounting]
-    if price is None or kind is None:
-        return None
-    date = price.date or "undated"
-    if kind == "purchase":
-        if price.usd_per_device is None:
-            return None
-        return Quote(device, "the fleet", kind, price.usd_per_device, "usd_per_device", date, price.source)
-    if price.usd_per_device_h is None:
-        return None
-    return Quote(device, "the fleet", kind, price.usd_per_device_h, "usd_per_device_h", date, price.source)
 
 
 def _reason(error: InputError) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram, OpKind, Slot
-from heterarch.plan.regions import captured
+from heterarch.ir.regions import captured
 from heterarch.plan.statistic import count_of, fit_window, seconds_of, shares_of
 from heterarch.policy.base import Floats, Ints
 from heterarch.workload.distribution import Distribution

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from heterarch.cost.endpoint import call_usd
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.document import Plan, Pool
 from heterarch.plan.store import plan_sha256
@@ -140,13 +141,11 @@ def _pool(pool: Pool, calls: Sequence[CallRecord], router: PoolRouter | None, du
 
 
 def _billed_usd(pool: Pool, call: CallRecord) -> float:
-    """What a hosted API bills for a call."""
-    price = pool.endpoint
-    if price is None:
+    """What a hosted API bills for a call; it may report more cached tokens than the prompt had."""
+    if pool.endpoint is None:
         return 0.0
-    fresh = call.prompt_tokens - call.cached_tokens
-    usd = fresh * price.input_usd_per_mtok + call.cached_tokens * price.cached_usd_per_mtok
-    return (usd + call.output_tokens * price.output_usd_per_mtok) / 1e6
+    cached = min(call.cached_tokens, call.prompt_tokens)
+    return float(call_usd(pool.endpoint, call.prompt_tokens, cached, call.output_tokens))
 
 
 def _asked_again(plan: Plan, flat: FlatProgram, calls: Sequence[CallRecord]) -> dict[str, float]:

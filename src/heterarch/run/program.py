@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from heterarch.errors import Where
 from heterarch.ir.flat import FlatProgram, OpKind, Slot
+from heterarch.ir.regions import NESTED, captures
 
-_NESTED = frozenset({OpKind.BRANCH, OpKind.LOOP, OpKind.MAP})
 _CONTROL = frozenset(kind for kind in OpKind if kind < OpKind.KV_LOOKUP)
 
 
@@ -80,7 +80,7 @@ class _Preparation:
         self.ops: list[list[int]] = [[] for _ in range(len(flat.region_owner))]
         for op, region in enumerate(flat.region.tolist()):
             self.ops[region].append(op)
-        self.captured: dict[int, frozenset[int]] = {}
+        self.captures = captures(flat)
         self.memory: dict[int, frozenset[tuple[str, bool]]] = {}
 
     def program(self) -> Program:
@@ -101,7 +101,7 @@ class _Preparation:
             roots=roots,
             arguments=tuple(flat.arguments(region).tolist()),
             yields=tuple(flat.yielded(region).tolist()),
-            captures=tuple(sorted(self.captures(region))),
+            captures=tuple(sorted(self.captures[region])),
             is_chain=len(roots) == 1 and all(len(after) < 2 for after in successors),
         )
 
@@ -119,21 +119,10 @@ class _Preparation:
 
     def reads(self, op: int) -> set[int]:
         reads = set(self.flat.inputs(op).tolist())
-        if OpKind(int(self.flat.kind[op])) in _NESTED:
+        if self.flat.kind[op] in NESTED:
             for region in self.flat.regions_of(op).tolist():
-                reads |= self.captures(region)
+                reads |= self.captures[region]
         return reads
-
-    def captures(self, region: int) -> frozenset[int]:
-        if region not in self.captured:
-            flat = self.flat
-            reads = set(flat.yielded(region).tolist())
-            written = set(flat.arguments(region).tolist())
-            for op in self.ops[region]:
-                reads |= self.reads(op)
-                written.update(flat.outputs(op).tolist())
-            self.captured[region] = frozenset(reads - written)
-        return self.captured[region]
 
     def touches(self, op: int, above: frozenset[int]) -> frozenset[tuple[str, bool]]:
         """Memory keys that ``op`` or anything it runs touches, and whether it writes; ``above`` guards recursion."""

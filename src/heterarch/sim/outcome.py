@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heterarch.cost.endpoint import call_usd
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.document import Plan, Pool
 from heterarch.report.aggregate import CALL, REQUEST, OpTimes, Records, Status
@@ -79,12 +80,7 @@ def endpoint_usd(plan: Plan, calls: Records, requests: int) -> tuple[Floats, Flo
         if pool.endpoint is None:
             continue
         mine = calls[(calls["pool"] == row) & (calls["status"] == Status.COMPLETED)]
-        fresh = mine["prompt_tokens"] - mine["cached_tokens"]
-        usd = 1e-6 * (
-            fresh * pool.endpoint.input_usd_per_mtok
-            + mine["cached_tokens"] * pool.endpoint.cached_usd_per_mtok
-            + mine["output_tokens"] * pool.endpoint.output_usd_per_mtok
-        )
+        usd = call_usd(pool.endpoint, mine["prompt_tokens"], mine["cached_tokens"], mine["output_tokens"])
         by_pool[row] = usd.sum()
         np.add.at(by_request, mine["request"], usd)
     return by_request, by_pool

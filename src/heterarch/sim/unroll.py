@@ -17,8 +17,8 @@ import numpy as np
 
 from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram, OpKind, Slot
+from heterarch.ir.regions import captured
 from heterarch.plan.document import Plan
-from heterarch.plan.regions import captured
 from heterarch.plan.statistic import NOTHING, count_of, fit_window, seconds_of, shares_of
 from heterarch.sim.placement import CallOps, Placement, call_ops
 from heterarch.sim.schedule import SessionStart, from_empty, in_steady_state
