@@ -33,7 +33,7 @@ fi
 echo "setup: installing heterarch and its development tools (about 1 GB, once)"
 log="$venv/install.log"
 if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-    --editable '.[local,plot,dev]' >"$log" 2>&1; then
+    --editable '.[local,plot,bench,dev]' >"$log" 2>&1; then
     cat "$log" >&2
     exit 1
 fi

@@ -177,7 +177,7 @@ def test_a_plan_says_what_its_prices_and_times_rest_on(catalog: Catalog) -> None
     own = Fleet(name="g", site="us-average", devices=[FleetDevice(device="gaudi3"), FleetDevice(device="cpu-vcpu")])
     made = planned(single, catalog, workload(1.0), fleet=own, accounting="owner-annuity", dtypes=["fp4"])
     notes = "\n".join(made.notes)
-    assert "Step times on gaudi3: guess: roofline; no public kernel measurements" in notes
+    assert "Step times on gaudi3: guess: kernels: no public kernel measurements" in notes
     assert "gaudi3 multiplies fp4 weights in bf16" in notes
     assert "Price of gaudi3: $0.623/h each; guess" in notes
 

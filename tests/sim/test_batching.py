@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from heterarch.cost.step import StepCost, step_time_s
+from heterarch.cost.step import step_time_s
 from heterarch.plan.document import StepPart
 from heterarch.report.aggregate import Status
 
@@ -31,9 +31,11 @@ def test_decodes_come_first_and_share_the_token_budget_with_prefill():
 
 
 def test_iteration_time_is_the_step_cost_of_its_sums():
-    step = StepPart(fixed_s=0.1, weight_s=0.2, token_s=0.01, pair_s=1e-4, context_s=1e-3, sequence_s=0.05, comm_s=0.002)
+    step = StepPart(
+        fixed_s=0.3, token_s=0.01, bends_s={2: -0.004, 48: 0.003}, pair_s=1e-4, context_s=1e-3, sequence_s=0.05
+    )
     state = run([mixed(step=step)], calls_of([100], [3]))
-    cost = StepCost(*(getattr(step, name) for name in StepCost._fields))
+    cost = step.cost()
     first = step_time_s(cost, 64, 64 * 32.0, 0, 0) + step_time_s(cost, 36, 36 * (64 + 18.0), 0, 0)
     later = step_time_s(cost, 1, 0, 1, 101) + step_time_s(cost, 1, 0, 1, 102)
     assert state.sequences[0]["first_s"] == pytest.approx(first)

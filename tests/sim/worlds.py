@@ -16,7 +16,7 @@ from heterarch.sim.state import State, new_state
 from heterarch.sim.tasks import Prefixes, Tasks, no_prefixes, tasks
 from heterarch.workload.distribution import Distribution, constant
 
-FLAT_STEP = StepPart(fixed_s=1.0, weight_s=0.0, token_s=0.0)  # every iteration takes one second
+FLAT_STEP = StepPart(fixed_s=1.0, token_s=0.0)  # every iteration takes one second
 
 
 def mixed(name: str = "llm", **changes: Any) -> Pool:

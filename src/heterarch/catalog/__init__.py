@@ -1,6 +1,8 @@
 """The catalogue: devices, models, prices, servers, links and sites, and the fleets made of them."""
 
+from heterarch.catalog.attention import AttentionLayers
 from heterarch.catalog.catalog import Catalog
+from heterarch.catalog.config_json import read_config
 from heterarch.catalog.device import Device
 from heterarch.catalog.dtype import BYTES_PER_VALUE, bytes_per_value, canonical_dtype
 from heterarch.catalog.fleet import (
@@ -15,6 +17,7 @@ from heterarch.catalog.fleet import (
 )
 from heterarch.catalog.hosted import TokenPrice, listed_price
 from heterarch.catalog.model import Model
+from heterarch.catalog.plausible import CatalogWarning
 from heterarch.catalog.price import QUOTE_KINDS, Quote
 from heterarch.catalog.server import Link, Server, Site
 
@@ -22,7 +25,9 @@ __all__ = [
     "BYTES_PER_VALUE",
     "FLEETS",
     "QUOTE_KINDS",
+    "AttentionLayers",
     "Catalog",
+    "CatalogWarning",
     "Device",
     "Fleet",
     "FleetDevice",
@@ -40,4 +45,5 @@ __all__ = [
     "fleet",
     "listed_price",
     "load_fleet",
+    "read_config",
 ]

@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from heterarch.catalog.catalog import Catalog
+from heterarch.catalog.names import driver_device_id
 
-#: what a driver calls a device -> its id in the catalogue; whole names, so that variants are not mistaken
-NAMES = (
-    (r"(nvidia )?h100 80gb hbm3", "h100-sxm"),
-    (r"(nvidia )?h100 sxm5?( 80gb)?", "h100-sxm"),
-    (r"(nvidia )?h100 pcie", "h100-pcie"),
-    (r"(nvidia )?h100 nvl", "h100-nvl"),
-    (r"(nvidia )?h200( sxm)?", "h200-sxm"),
-    (r"(nvidia )?gh200 144g hbm3e", "gh200"),
-    (r"(nvidia )?b200( sxm)?", "b200"),
-    (r"(nvidia )?b300 sxm6( ac)?", "b300"),
-    (r"(nvidia )?gb200", "gb200-nvl72"),
-    (r"(nvidia )?gb300", "gb300-nvl72"),
-    (r"(nvidia )?a100-sxm4?-80gb", "a100-80-sxm"),
-    (r"(nvidia )?a100-sxm4?-40gb", "a100-40-sxm"),
-    (r"(nvidia )?a100 80gb pcie", "a100-80-pcie"),
-    (r"(nvidia )?a100-pcie-40gb", "a100-40-pcie"),
-    (r"(nvidia )?(l4|l40s|a10|a40)", r"\2"),
-    (r"(nvidia |tesla )?t4", "t4"),
-    (r"nvidia geforce rtx (3090|4090|5090)", r"rtx\1"),
-    (r"nvidia rtx pro 6000 blackwell server edition", "rtx-pro-6000-se"),
-    (r"(amd instinct )?(mi210|mi250x|mi300x|mi325x|mi355x)( oam)?", r"\2"),
-)
 _MEMORY_TOLERANCE = 0.15  # drivers report HBM up to 7 % above the nominal size, and less with ECC
 _QUERY = "index,name,memory.total,power.limit"
 _TIMEOUT_S = 20.0
@@ -53,12 +31,9 @@ class Gpu:
 
 def match_device(name: str, mem_bytes: int, catalog: Catalog) -> str | None:
     """The catalogue id of a device by the name that its driver gives, None when unknown or its memory differs."""
-    for pattern, device_id in NAMES:
-        match = re.fullmatch(pattern, name.strip().lower())
-        if match:
-            device = catalog.devices.get(match.expand(device_id))
-            if device and abs(mem_bytes / device.mem_bytes - 1) <= _MEMORY_TOLERANCE:
-                return device.id
+    device = catalog.devices.get(driver_device_id(name))
+    if device and abs(mem_bytes / device.mem_bytes - 1) <= _MEMORY_TOLERANCE:
+        return device.id
     return None
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
+from heterarch.catalog.config_json import read_config
 from heterarch.catalog.device import Device
 from heterarch.catalog.model import Model
+from heterarch.catalog.model_table import read_attention_source, read_model
+from heterarch.catalog.names import find_device_id, find_model_id
+from heterarch.catalog.plausible import CatalogWarning, check_device, check_link
 from heterarch.catalog.price import Quote
 from heterarch.catalog.rows import Row, check_columns, read_csv, read_yaml
 from heterarch.catalog.server import Link, Server, Site
-from heterarch.catalog.tables import TABLES, DeviceCells, read_model, read_quote, read_sources
+from heterarch.catalog.tables import TABLES, DeviceCells, read_quote, read_sources
 from heterarch.documents import validate
 from heterarch.errors import InputError, UnknownNameError, Where, nearest
 from heterarch.units import Source
@@ -34,7 +38,10 @@ _Any = TypeVar("_Any")
 
 @dataclass(frozen=True)
 class Catalog:
-    """Devices, models, prices, servers, links and sites by id; every number in it has a source."""
+    """Devices, models, prices, servers, links and sites by id; every number in it has a source.
+
+    ``warnings``: numbers of overlays that look wrong by a factor.
+    """
 
     devices: Mapping[str, Device]
     models: Mapping[str, Model]
@@ -42,13 +49,14 @@ class Catalog:
     servers: Mapping[str, Server]
     links: Mapping[str, Link]
     sites: Mapping[str, Site]
+    warnings: tuple[CatalogWarning, ...] = ()
 
     @classmethod
     def load(cls, *overlays: Path | str) -> Catalog:
         """The packaged catalogue with ``overlays`` laid over it in order: CSV or YAML files, or folders of them.
 
-        A row whose id exists replaces the cells that it fills; another row is added. A quote replaces the one of
-        the same device, provider, kind and date.
+        A JSON file is the ``config.json`` of a model. A row whose id exists replaces the cells that it fills; another
+        row is added. A quote replaces the one of the same device, provider, kind and date.
 
         Raises:
             InputError: a file that cannot be read, an unknown table, column or source code, a number without a
@@ -57,10 +65,14 @@ class Catalog:
         tables = _Tables()
         for name in PACKAGED:
             tables.read(DATA / name)
+        if not overlays:
+            return tables.catalog()
+        packaged = tables.catalog()
         for overlay in overlays:
             for path in _files(Path(overlay)):
                 tables.read(path)
-        return tables.catalog()
+        found = tables.catalog()
+        return dataclasses.replace(found, warnings=tuple(tables.warnings(found, packaged)))
 
     def device(self, device_id: str) -> Device:
         """The device of that id, in any case; raises UnknownNameError."""
@@ -69,6 +81,30 @@ class Catalog:
     def model(self, model_id: str) -> Model:
         """The model of that id, in any case; raises UnknownNameError."""
         return _find("model", model_id, self.models)
+
+    def find_model(self, name: str) -> Model:
+        """The model whose checkpoint is called ``name``, such as ``nvidia/DeepSeek-R1-NVFP4``.
+
+        Organisation, case, and endings for tuning, precision and date do not matter; size and version do.
+
+        Raises:
+            UnknownNameError: no model of that shape.
+            InputError: several models have that name.
+        """
+        if name in self.models:
+            return self.models[name]
+        return self.models[find_model_id(name, {key: model.aliases for key, model in self.models.items()})]
+
+    def find_device(self, name: str) -> Device:
+        """The device that a measurement file, its maker or its driver calls ``name``, such as ``h100_sxm``.
+
+        Raises:
+            UnknownNameError: no such device, or a name that several variants share.
+            InputError: several devices have that name.
+        """
+        if name in self.devices:
+            return self.devices[name]
+        return self.devices[find_device_id(name, {key: (row.name, *row.aliases) for key, row in self.devices.items()})]
 
     def server(self, server_id: str) -> Server:
         """The server of that id; raises UnknownNameError."""
@@ -110,7 +146,9 @@ class _Tables:
 
     codes: dict[str, Source] = field(default_factory=dict)
     devices: dict[str, tuple[DeviceCells, Row]] = field(default_factory=dict)
+    places: dict[str, Where] = field(default_factory=dict)
     models: dict[str, Row] = field(default_factory=dict)
+    configs: dict[str, Model] = field(default_factory=dict)
     prices: list[Row] = field(default_factory=list)
     entries: dict[str, dict[str, tuple[dict[str, Any], Where]]] = field(
         default_factory=lambda: {table: {} for table in _ENTRIES}
@@ -118,6 +156,10 @@ class _Tables:
 
     def read(self, path: Path) -> None:
         """Add the rows of one file."""
+        if path.suffix == ".json":
+            config = read_config(path)
+            self.configs[config.id] = config
+            return
         if path.suffix == ".csv":
             header, rows = read_csv(path)
             table = _table_of(header, Where(str(path), 1))
@@ -142,12 +184,14 @@ class _Tables:
             for row in rows:
                 cells, _ = self.devices.setdefault(row.required("id"), (DeviceCells(), row))
                 cells.add(row, self.codes)
+                self.places[row.text("id")] = row.where
         else:
             for row in rows:
                 old = self.models.get(row.required("id"))
                 filled = {column: cell for column, cell in row.cells.items() if cell.strip()}
                 if old and "source" not in filled:
                     raise InputError("the numbers of this row have no source", where=row.where)
+                read_attention_source(row)
                 self.models[row.text("id")] = Row({**(old.cells if old else {}), **filled}, row.where)
 
     def add_entries(self, table: str, rows: Iterable[tuple[Mapping[str, object], Where]]) -> None:
@@ -166,12 +210,20 @@ class _Tables:
         _check_references(entries, devices)
         return Catalog(
             devices=devices,
-            models={key: read_model(row) for key, row in self.models.items()},
+            models={key: read_model(row) for key, row in self.models.items()} | self.configs,
             quotes=tuple({(q.device_id, q.provider, q.kind, q.date): q for q in quotes}.values()),
             servers={key: row for key, (row, _) in entries["servers"].items() if isinstance(row, Server)},
             links={key: row for key, (row, _) in entries["links"].items() if isinstance(row, Link)},
             sites={key: row for key, (row, _) in entries["sites"].items() if isinstance(row, Site)},
         )
+
+    def warnings(self, found: Catalog, packaged: Catalog) -> Iterator[CatalogWarning]:
+        """Doubts about what overlays changed."""
+        for device in found.devices.values():
+            if device != packaged.devices.get(device.id):
+                yield from check_device(device, packaged.devices, self.places[device.id])
+        for link in found.links.values():
+            yield from check_link(link, packaged.links, self.entries["links"][link.id][1])
 
     def _entries(self, table: str) -> dict[str, tuple[Server | Link | Site, Where]]:
         kind = _ENTRIES[table]
@@ -222,8 +274,11 @@ def _check_references(
 
 def _files(overlay: Path) -> list[Path]:
     if not overlay.is_dir():
-        if overlay.suffix not in (".csv", ".yaml", ".yml"):
-            raise InputError("an overlay is a CSV or YAML file, or a folder of them", where=str(overlay))
+        if overlay.suffix not in (".csv", ".yaml", ".yml", ".json"):
+            raise InputError(
+                "an overlay is a CSV or YAML file or a folder of them, or the config.json of a model",
+                where=str(overlay),
+            )
         return [overlay]
     found = [path for path in sorted(overlay.iterdir()) if path.suffix in (".csv", ".yaml", ".yml")]
     return sorted(found, key=lambda path: path.name != "sources.csv")

@@ -22,7 +22,9 @@ class Device:
     how many devices it joins. ``host_bytes_per_s``: to the host, per direction. ``nic_bytes_per_s``: the device's
     share of the network, per direction. ``tdp_w``: board or module limit; ``idle_w``: powered, no work; ``wall_w``:
     all-in facility power per device with its share of the server and network.
-    ``embodied_kgco2e``: cradle to gate. ``sources``: field or peak name -> where the number comes from.
+    ``embodied_kgco2e``: cradle to gate. ``arch``: the generation whose kernels it runs (hopper, blackwell, cdna3), for
+    which measurements of a sibling stand in. ``aliases``: other names. ``sources``: field or peak name -> where the
+    number comes from.
     """
 
     id: str
@@ -42,10 +44,12 @@ class Device:
     idle_w: float | None = None
     wall_w: float | None = None
     embodied_kgco2e: float | None = None
+    arch: str = ""
     process: str = ""
     mem_type: str = ""
     die_mm2: float | None = None
     transistors: float | None = None
+    aliases: tuple[str, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
     note: str = ""
 

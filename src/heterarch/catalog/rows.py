@@ -60,6 +60,11 @@ class Row:
         return int(value)
 
 
+def read_aliases(row: Row) -> tuple[str, ...]:
+    """The other names of a row: column ``aliases``, separated by semicolons."""
+    return tuple(name.strip() for name in row.text("aliases").split(";") if name.strip())
+
+
 def read_csv(path: Path) -> tuple[list[str], list[Row]]:
     """Header and rows of a CSV file; lines without any cell are skipped.
 

@@ -1,4 +1,4 @@
-"""What the columns of the catalogue's tables mean: rows in, devices, models and quotes out."""
+"""What the columns of the catalogue's tables mean: rows in, devices and quotes out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from heterarch.catalog.device import Device
-from heterarch.catalog.dtype import canonical_dtype
-from heterarch.catalog.model import Model
+from heterarch.catalog.model_table import MODEL_COLUMNS
 from heterarch.catalog.price import GRADE_OF_KIND, QUOTE_KINDS, Quote, QuoteUnit
-from heterarch.catalog.rows import Row
+from heterarch.catalog.rows import Row, read_aliases
 from heterarch.catalog.sources import CellSources, read_cell
 from heterarch.errors import InputError, UnknownNameError
 from heterarch.units import GB, TERA, Grade, Source
@@ -56,6 +55,7 @@ DEVICE_TEXTS = {
     "vendor": "vendor",
     "name": "name",
     "class": "device_class",
+    "arch": "arch",
     "process": "process",
     "mem_type": "mem_type",
     "scaleup_tech": "scaleup_tech",
@@ -64,34 +64,15 @@ DEVICE_TEXTS = {
 _WORDS = {word for column in DEVICE_NUMBERS.values() for word in column.words}
 _INTEGERS = {"mem_bytes", "scaleup_domain"}
 _QUOTED = {"capex_usd", "owner_cost_usd_h", "ondemand_usd_h", "spot_usd_h"}
-DEVICE_COLUMNS = (*DEVICE_TEXTS, "year", "host_link", *DEVICE_NUMBERS, *{c.source for c in DEVICE_NUMBERS.values()})
-
-MODEL_INTEGERS = {
-    "layers": "layers",
-    "hidden": "hidden",
-    "heads": "heads",
-    "kv_heads": "kv_heads",
-    "head_dim": "head_dim",
-    "ffn_dense": "ffn_dense",
-    "vocab": "vocab",
-    "experts": "experts",
-    "top_k": "top_k",
-    "shared_experts": "shared_experts",
-    "moe_ffn": "moe_ffn",
-    "first_k_dense": "first_k_dense",
-    "q_lora_rank": "q_lora_rank",
-    "kv_lora_rank": "kv_lora_rank",
-    "qk_nope_dim": "qk_nope_dim",
-    "qk_rope_dim": "qk_rope_dim",
-    "v_head_dim": "v_head_dim",
-    "sliding_window": "sliding_window",
-    "context": "context",
-}
-_MODEL_REQUIRED = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab")
-MODEL_COLUMNS = (
-    *("id", "family", *MODEL_INTEGERS, "moe_every", "tied_emb", "native_dtype", "quant", "ffn_mats"),
-    *("params_total_b", "params_active_b", "params_computed_b", "kv_bytes_per_token_bf16", "source", "note"),
+DEVICE_COLUMNS = (
+    *DEVICE_TEXTS,
+    "year",
+    "host_link",
+    "aliases",
+    *DEVICE_NUMBERS,
+    *{c.source for c in DEVICE_NUMBERS.values()},
 )
+
 PRICE_COLUMNS = ("device_id", "provider", "kind", "usd_per_device_hour", "usd_per_device", "date", "grade", "source")
 SOURCE_COLUMNS = ("code", "grade", "citation", "date", "licence")
 TABLES = {
@@ -108,6 +89,7 @@ class DeviceCells:
 
     texts: dict[str, str] = field(default_factory=dict)
     year: int = 0
+    aliases: tuple[str, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
 
@@ -119,6 +101,7 @@ class DeviceCells:
         """
         self.texts |= {name: row.text(column) for column, name in DEVICE_TEXTS.items() if row.text(column)}
         self.year = row.integer("year", self.year)
+        self.aliases = read_aliases(row) or self.aliases
         cells: dict[str, CellSources] = {}
         for name, column in DEVICE_NUMBERS.items():
             value = row.number(name)
@@ -148,7 +131,7 @@ class DeviceCells:
                 fields[name] = round(value) if name in _INTEGERS else value
         peaks = {name: self.numbers[name] for name in PEAKS if self.numbers.get(name)}
         sources = {name: source for name, source in self.sources.items() if name not in _QUOTED}
-        return Device(year=self.year, peaks=peaks, sources=sources, **fields)  # type: ignore[arg-type]
+        return Device(year=self.year, aliases=self.aliases, peaks=peaks, sources=sources, **fields)  # type: ignore[arg-type]
 
     def purchase_quote(self) -> Quote | None:
         """The list price of the ``capex_usd`` column, dated by the year of the device."""
@@ -169,32 +152,6 @@ def read_sources(rows: Iterable[Row]) -> dict[str, Source]:
         dated = ", ".join(part for part in (row.required("citation"), row.text("date")) if part)
         codes[row.required("code")] = Source(Grade(grade), dated)
     return codes
-
-
-def read_model(row: Row) -> Model:
-    """One model; raises InputError where its shape is incomplete or contradicts itself."""
-    row.required("source")
-    for column in _MODEL_REQUIRED:
-        if row.required(column) and not row.integer(column):
-            raise InputError(f"the column {column!r} must be above zero", where=row.where)
-    integers = {name: row.integer(column) for column, name in MODEL_INTEGERS.items()}
-    model = Model(
-        id=row.required("id"),
-        family=row.text("family"),
-        moe_every=row.integer("moe_every", 1),
-        tied_embeddings=row.text("tied_emb").lower() == "true",
-        native_dtype=canonical_dtype(row.text("native_dtype") or "bf16"),
-        quant=canonical_dtype(row.text("quant")) if row.text("quant") else "",
-        ffn_matrices=row.integer("ffn_mats", 3),
-        published_parameters=(row.number("params_total_b") or 0.0) * 1e9,
-        published_active=(row.number("params_active_b") or 0.0) * 1e9,
-        uniform="hybrid" not in row.text("note"),
-        source=_model_source(row.text("source")),
-        note=row.text("note"),
-        **integers,
-    )
-    _check_shape(model, row)
-    return model
 
 
 def read_quote(row: Row, devices: Iterable[str]) -> Quote:
@@ -222,26 +179,3 @@ def _usd(row: Row, kind: str) -> tuple[float, str]:
     if usd is None or (per_hour is not None and per_device is not None):
         raise InputError(f"a quote of kind {kind!r} needs a price in {column!r} and no other", where=row.where)
     return usd, "usd_per_device" if kind == "purchase" else "usd_per_device_h"
-
-
-def _model_source(text: str) -> Source:
-    grade, _, citation = text.partition(":")
-    if grade in list(Grade) and citation.strip():
-        return Source(Grade(grade), citation.strip())
-    return Source(Grade.RECALLED if "recalled" in text else Grade.VENDOR, text)
-
-
-def _check_shape(model: Model, row: Row) -> None:
-    if model.experts and not (0 < model.top_k <= model.experts and model.moe_ffn):
-        raise InputError("a model with experts needs moe_ffn and top_k within 1..experts", where=row.where)
-    if model.mla and not (model.qk_rope_dim and model.qk_nope_dim and model.v_head_dim):
-        raise InputError("a model with kv_lora_rank needs qk_nope_dim, qk_rope_dim and v_head_dim", where=row.where)
-    if not model.ffn_dense and not model.experts:
-        raise InputError("a model needs ffn_dense or experts", where=row.where)
-    if model.ffn_matrices not in (2, 3) or model.moe_every < 1 or model.heads % model.kv_heads:
-        raise InputError(
-            "the shape contradicts itself",
-            observed=f"{model.ffn_matrices}, {model.moe_every}, {model.heads}/{model.kv_heads}",
-            expected="ffn_mats 2 or 3, moe_every at least 1, heads a multiple of kv_heads",
-            where=row.where,
-        )

@@ -9,17 +9,18 @@ from typing import Any
 import typer
 
 from heterarch.catalog.catalog import Catalog
+from heterarch.catalog.config_json import read_config
 from heterarch.catalog.device import Device
 from heterarch.catalog.model import Model
 from heterarch.cli.output import JSON_HELP, note, print_json, print_table
-from heterarch.errors import InputError
-from heterarch.units import GB, TERA
+from heterarch.units import GB, TERA, weakest
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Rows = list[dict[str, Any]]
 
 _OVERLAY = typer.Option(None, "--overlay", help="CSV or YAML file, or folder, laid over the catalogue.")
 _JSON = typer.Option(False, "--json", help=JSON_HELP)
+_OVERLAYS = typer.Argument(..., help="CSV or YAML files, folders of them, or the config.json of a model.")
 _ID = typer.Argument(None, help="One id: every number with its source and grade.")
 
 
@@ -34,9 +35,9 @@ def devices(
     overlay: list[Path] | None = _OVERLAY, as_json: bool = _JSON,
 ) -> None:  # fmt: skip
     """Devices: dense peaks, memory, links per direction, power."""
-    found = Catalog.load(*(overlay or ()))
+    found = _load(overlay)
     if id is not None:
-        _show_sources(found.device(id), as_json)
+        _show_sources(found.find_device(id), as_json)
         return
     chosen = [device for device in found.devices.values() if vendor.lower() in device.vendor.lower()]
     _show("devices", map(_device_row, chosen), as_json)
@@ -44,13 +45,16 @@ def devices(
 
 @app.command()
 def models(
-    id: str | None = _ID, family: str = typer.Option("", help="Only this family."),
+    id: str | None = typer.Argument(None, help="One id, a checkpoint's name, or a config.json: with its sources."),
+    family: str = typer.Option("", help="Only this family."),
     overlay: list[Path] | None = _OVERLAY, as_json: bool = _JSON,
 ) -> None:  # fmt: skip
     """Models: parameters and KV bytes computed from their shapes."""
-    found = Catalog.load(*(overlay or ()))
-    chosen = [found.model(id)] if id is not None else list(found.models.values())
-    _show("models", (_model_row(model) for model in chosen if family in model.family), as_json)
+    found = _load(overlay)
+    if id is not None:
+        _show_model(read_config(id) if id.endswith(".json") else found.find_model(id), as_json)
+        return
+    _show("models", (_model_row(model) for model in found.models.values() if family in model.family), as_json)
 
 
 @app.command()
@@ -60,7 +64,7 @@ def prices(
     overlay: list[Path] | None = _OVERLAY, as_json: bool = _JSON,
 ) -> None:  # fmt: skip
     """Dated quotes: what was asked, by whom, when."""
-    found = Catalog.load(*(overlay or ()))
+    found = _load(overlay)
     quotes = found.quotes_for(found.device(device).id) if device else found.quotes
     rows = [
         {"device": q.device_id, "kind": q.kind, "USD": q.usd, "per": q.unit.removeprefix("usd_per_"),
@@ -68,6 +72,24 @@ def prices(
         for q in quotes if kind in ("", q.kind)
     ]  # fmt: skip
     _show("prices", rows, as_json)
+
+
+@app.command()
+def check(overlay: list[Path] = _OVERLAYS, as_json: bool = _JSON) -> None:
+    """Check overlays: errors, and numbers that look wrong by a factor; exit code 1 when there are any."""
+    rows = [
+        {"where": str(w.where), "what": w.what, "observed": w.observed, "expected": w.expected,
+         "ratio": round(w.ratio, 3), "fix": w.fix}
+        for w in Catalog.load(*overlay).warnings
+    ]  # fmt: skip
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print_table("doubtful numbers", rows)
+    else:
+        note("Nothing looks wrong.")
+    if rows:
+        raise typer.Exit(1)
 
 
 _COLUMNS = {
@@ -79,7 +101,7 @@ _COLUMNS = {
 
 def _entries(name: str, title: str) -> Callable[..., None]:
     def command(overlay: list[Path] | None = _OVERLAY, as_json: bool = _JSON) -> None:
-        table = getattr(Catalog.load(*(overlay or ())), name)
+        table = getattr(_load(overlay), name)
         rows = [entry.model_dump(mode="json") for entry in table.values()]
         if as_json:
             print_json(rows)
@@ -96,6 +118,13 @@ app.command("links")(_entries("links", "Links: bytes/s per direction, latency.")
 app.command("sites")(_entries("sites", "Sites: power price, PUE, grid carbon."))
 
 
+def _load(overlays: list[Path] | None) -> Catalog:
+    found = Catalog.load(*(overlays or ()))
+    for warning in found.warnings:
+        note(f"warning: {warning}")
+    return found
+
+
 def _show(title: str, rows: Iterable[dict[str, Any]], as_json: bool) -> None:
     listed = list(rows)
     if as_json:
@@ -105,7 +134,12 @@ def _show(title: str, rows: Iterable[dict[str, Any]], as_json: bool) -> None:
     note(f"{len(listed)} {title}. Every number has a source and a grade: --json, or one id, shows them.")
 
 
+#: the numbers in the table of devices, whose weakest grade it shows
+_SHOWN = ("bf16", "fp8", "fp4", "mem_bytes", "mem_bytes_per_s", "scaleup_bytes_per_s", "tdp_w")
+
+
 def _device_row(device: Device) -> dict[str, Any]:
+    grades = [device.sources[name].grade for name in _SHOWN if name in device.sources]
     peaks = {f"{name} TFLOPS": _scaled(device.peaks.get(name), TERA) for name in ("bf16", "fp8", "fp4")}
     return {
         "id": device.id,
@@ -116,6 +150,7 @@ def _device_row(device: Device) -> dict[str, Any]:
         "link GB/s": _scaled(device.scaleup_bytes_per_s, GB),
         "TDP W": device.tdp_w,
         "year": str(device.year),
+        "grade": str(weakest(*grades)) if grades else None,
     }
 
 
@@ -145,22 +180,41 @@ def _model_row(model: Model) -> dict[str, Any]:
     return {
         "id": model.id,
         "layers": model.layers,
-        "attention": "MLA" if model.mla else "GQA" if model.kv_heads < model.heads else "MHA",
-        "params B": _billions(model.parameters),
-        "active B": _billions(model.active_parameters),
-        "KV B/token": _or_none(model.kv_bytes_per_token),
+        "attention": _attention(model),
+        "params B": model.parameters() / 1e9,
+        "active B": model.active_parameters() / 1e9,
+        "KV B/token": round(model.kv_growth_bytes()),
         "context": model.context or None,
         "dtype": model.dtype,
+        "grade": str(weakest(*(source.grade for source in (model.source, model.attention_source) if source))),
     }
 
 
-def _billions(count: Callable[[], int]) -> float | None:
-    value = _or_none(count)
-    return None if value is None else value / 1e9
+def _attention(model: Model) -> str:
+    first = model.attention[0]
+    if first.kind == "compressed" or model.mla:
+        heads = "MLA" if model.mla else "MQA"
+    else:
+        heads = "GQA" if first.kv_heads < first.heads else "MHA"
+    others = dict.fromkeys(part.kind for part in model.attention if part.kind != "full")
+    return "+".join((heads, *others))
 
 
-def _or_none(count: Callable[[], int]) -> int | None:
-    try:
-        return count()
-    except InputError:
-        return None
+def _show_model(model: Model, as_json: bool) -> None:
+    kinds: Rows = [
+        {"kind": part.kind, "layers": part.layers, "heads": part.heads, "KV heads": part.kv_heads,
+         "window": part.window or None, "top k": part.topk or None, "tokens per entry": part.ratio or None,
+         "KV B/token": round(part.growth_bytes("bf16")),
+         "B/sequence": round(part.fixed_bytes(model.context, "bf16"))}
+        for part in model.attention
+    ]  # fmt: skip
+    sources = [str(source) for source in (model.source, model.attention_source) if source]
+    row = _model_row(model)
+    if as_json:
+        print_json([{**row, "layers by kind": kinds, "sources": sources, "note": model.note}])
+        return
+    print_table("models", [row])
+    print_table("attention", kinds)
+    for line in (*sources, model.note):
+        if line:
+            note(line)

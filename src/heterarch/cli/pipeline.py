@@ -11,6 +11,7 @@ from xdsl.dialects.builtin import ModuleOp
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.fleet import Fleet
 from heterarch.catalog.fleet import fleet as read_fleet
+from heterarch.cli.output import note
 from heterarch.graph.build import Agent
 from heterarch.graph.load import load_agent
 from heterarch.ir.flat import FlatProgram
@@ -59,4 +60,7 @@ def flat_of(plan: Plan, path: str) -> FlatProgram:
 def catalog_and_fleet(fleet: str, overlays: Sequence[Path]) -> tuple[Catalog, Fleet]:
     """The fleet, and the catalogue with the user's overlays and the fleet's own."""
     found = read_fleet(fleet, Catalog.load(*overlays) if overlays else None)
-    return Catalog.load(*found.catalog, *overlays), found
+    made = Catalog.load(*found.catalog, *overlays)
+    for warning in made.warnings:
+        note(f"warning: {warning}")
+    return made, found

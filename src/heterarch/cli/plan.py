@@ -10,6 +10,8 @@ import typer
 from heterarch.cli.output import JSON_HELP, above_zero, console, file_to_write, note, print_json
 from heterarch.cli.pipeline import catalog_and_fleet, compile_agent
 from heterarch.cost.accounting import Accounting
+from heterarch.cost.document import load_calibration
+from heterarch.cost.library import library_of
 from heterarch.graph.reference import relative
 from heterarch.plan.document import Plan
 from heterarch.plan.planner import plan as make_plan
@@ -42,6 +44,7 @@ def plan(
     explain: bool = typer.Option(True, help="Find alternatives and reasons; takes several times as long as the plan."),
     seed: int = typer.Option(0, min=0, help="Seed of everything sampled."),
     catalog: list[Path] = typer.Option([], help="Overlays of the catalogue: CSV or YAML files, or folders."),
+    calibration: list[Path] = typer.Option([], help="Calibrations of your own, used before the shipped one."),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
     """Plan an agent for a workload on a fleet; write the plan, and print it with its reasons."""
@@ -58,7 +61,7 @@ def plan(
         made = make_plan(
             compiled.authored, compiled.flat, found, rows, load, slos=read_slos(slo) if slo else None,
             accounting=accounting, dtypes=dtype, margin=margin, router=router, seed=seed, evaluator=checker,
-            explain=explain,
+            explain=explain, library=library_of(map(load_calibration, calibration), rows.devices),
         )  # fmt: skip
     made = with_overlays(made, [*found.catalog, *catalog])
     save_plan(made, output)

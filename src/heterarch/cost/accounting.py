@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
@@ -13,8 +13,9 @@ from heterarch.catalog.device import Device
 from heterarch.catalog.fleet import PriceOverride
 from heterarch.catalog.price import Quote
 from heterarch.catalog.server import Site
+from heterarch.cost.spot import Preemption
 from heterarch.errors import InputError
-from heterarch.units import GB, TERA, YEAR_H, Grade, Source, weakest
+from heterarch.units import YEAR_H, Grade, Source, weakest
 
 MONTHS = 12
 #: facility power of a server device with its share of server and network, per watt of TDP, where it is not known
@@ -84,7 +85,11 @@ class OwnerTerms:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """USD per device-hour, split into what it pays for, with the quote it rests on."""
+    """USD per device-hour, split into what it pays for, with the quote it rests on.
+
+    ``lost_usd_per_h``: what the paid time that preemption wastes adds to an hour of useful work; 0 unless it was asked
+    for.
+    """
 
     usd_per_h: float
     capital_usd_per_h: float
@@ -93,6 +98,7 @@ class Money:
     accounting: Accounting
     source: Source
     quote: Quote | None = None
+    lost_usd_per_h: float = 0.0
 
 
 def usd_per_device_h(
@@ -104,6 +110,7 @@ def usd_per_device_h(
     terms: OwnerTerms | None = None,
     kind: str | None = None,
     provider: str | None = None,
+    preemption: Preemption | None = None,
 ) -> Money:
     """What one hour of ``device`` costs.
 
@@ -115,6 +122,7 @@ def usd_per_device_h(
         terms: how an owner counts.
         kind: read this kind of quote in place of the accounting's own ("rental-3yr" for rental).
         provider: only this provider's quotes. The cheapest quote that is left is used.
+        preemption: count an hour of useful work in place of a paid one, where a spot quote is read.
 
     Raises:
         MissingPriceError: no quote of the kind, no site, or no known power. Names what is there.
@@ -128,7 +136,8 @@ def usd_per_device_h(
             observed=f"{quote.usd} {quote.unit}",
             expected=_UNIT[chosen],
         )
-    return _METHODS[chosen](device, quote, site, terms or OwnerTerms())
+    money = _METHODS[chosen](device, quote, site, terms or OwnerTerms())
+    return _per_useful_h(money, preemption) if preemption and money.accounting is Accounting.SPOT else money
 
 
 def find_quote(
@@ -205,28 +214,18 @@ def energy_usd_per_h(device: Device, site: Site, power: Power = "wall") -> float
     return _watts(device, power) / 1000 * site.pue * site.usd_per_kwh
 
 
-@dataclass(frozen=True, slots=True)
-class MarginalCost:
-    """Purchase USD per unit of what a device offers (arXiv 2507.19635, figure 4)."""
-
-    usd_per_gb: float
-    usd_per_gb_per_s: float
-    usd_per_tflops: float
-
-
-def marginal_cost(device: Device, purchase_usd: float, dtype: str = "bf16") -> MarginalCost:
-    """Purchase price per GB, per GB/s and per dense TFLOP/s of ``dtype``."""
-    return MarginalCost(
-        purchase_usd / (device.mem_bytes / GB),
-        purchase_usd / (device.mem_bytes_per_s / GB),
-        purchase_usd / (device.peak(dtype) / TERA),
-    )
-
-
 def _hourly(device: Device, quote: Quote | None, site: Site | None, terms: OwnerTerms) -> Money:
     assert quote is not None
     kind = Accounting.SPOT if quote.kind == "spot" else Accounting.RENTAL
     return Money(quote.usd, quote.usd, 0.0, 0.0, kind, quote.source, quote)
+
+
+def _per_useful_h(money: Money, preemption: Preemption) -> Money:
+    usd = money.usd_per_h / preemption.useful_share
+    source = Source(
+        weakest(money.source.grade, preemption.source.grade), f"{money.source.citation}; {preemption.source.citation}"
+    )
+    return replace(money, usd_per_h=usd, lost_usd_per_h=usd - money.usd_per_h, source=source)
 
 
 def _owner_annuity(device: Device, quote: Quote | None, site: Site | None, terms: OwnerTerms) -> Money:

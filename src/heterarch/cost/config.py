@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from heterarch.catalog.device import Device
 from heterarch.catalog.dtype import canonical_dtype
 from heterarch.catalog.model import Model
-from heterarch.cost.efficiency import Efficiency
+from heterarch.cost.host import Host, host_work
+from heterarch.cost.library import Library, default_library
 from heterarch.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """One way to run a model: on ``tp`` x ``pp`` devices of one kind, weights in ``dtype``, KV in ``kv_dtype``.
+    """One way to run a model: on tp x pp x attention_dp devices of one kind, weights in ``dtype``, KV in ``kv_dtype``.
 
-    ``efficiency`` replaces the default of the device, for instance by a calibration of the user's own.
+    ``tp`` devices share each attention layer. ``attention_dp`` such groups each serve their own sequences, and all of
+    them share the experts: ``ep`` ways by whole experts, the rest within each expert. ``engine`` names the serving
+    engine (vllm, sglang, trtllm; "" for any). ``graphs``: whether passes are captured as graphs or launched kernel by
+    kernel.
 
     Raises:
-        InputError: ``tp`` does not divide the attention heads, or the model has fewer layers than ``pp``.
+        InputError: ``tp`` does not divide the attention heads, the model has fewer layers than ``pp``, or ``ep`` does
+            not divide the devices or the experts.
     """
 
     device: Device
@@ -27,11 +32,18 @@ class EngineConfig:
     pp: int = 1
     dtype: str = "bf16"
     kv_dtype: str = "bf16"
-    efficiency: Efficiency | None = None
+    ep: int = 1
+    attention_dp: int = 1
+    engine: str = ""
+    graphs: bool = True
+    library: Library | None = None
+    host: Host | None = None
 
     def __post_init__(self) -> None:
-        if self.tp < 1 or self.pp < 1:
-            raise InputError("an engine needs tp and pp of at least 1", observed=f"tp {self.tp}, pp {self.pp}")
+        sizes = {"tp": self.tp, "pp": self.pp, "ep": self.ep, "attention_dp": self.attention_dp}
+        for name, size in sizes.items():
+            if size < 1:
+                raise InputError(f"an engine needs {name} of at least 1", observed=f"{name} {size}")
         if self.model.heads % self.tp:
             raise InputError(
                 f"tp {self.tp} does not divide the {self.model.heads} attention heads of {self.model.id}",
@@ -39,11 +51,22 @@ class EngineConfig:
             )
         if self.pp > self.model.layers:
             raise InputError(f"pp {self.pp} is more than the {self.model.layers} layers of {self.model.id}")
+        if self.ep > 1 and (self.group % self.ep or not self.model.experts or self.model.experts % self.ep):
+            raise InputError(
+                f"ep {self.ep} does not divide the experts of {self.model.id} over its devices",
+                observed=f"{self.model.experts} experts, tp x attention_dp = {self.group} devices",
+                expected="a divisor of both",
+            )
 
     @property
     def devices(self) -> int:
         """Devices of one engine."""
-        return self.tp * self.pp
+        return self.group * self.pp
+
+    @property
+    def group(self) -> int:
+        """Devices of one pipeline stage, which share the experts."""
+        return self.tp * self.attention_dp
 
     @property
     def compute_dtype(self) -> str:
@@ -56,7 +79,18 @@ class EngineConfig:
         return self.device.compute_dtype("bf16" if dtype == "fp4" and dtype not in self.device.peaks else dtype)
 
     @property
+    def kernels(self) -> Library:
+        """The calibrations that its kernels come from: its own, or the shipped one."""
+        return self.library or default_library()
+
+    @property
+    def host_work(self) -> Host:
+        """Host work: its own, or that of the device class."""
+        return self.host or host_work(self.device.device_class)
+
+    @property
     def name(self) -> str:
         """For tables: ``h100-sxm TP4 fp8``."""
-        pipeline = f" PP{self.pp}" if self.pp > 1 else ""
-        return f"{self.device.id} TP{self.tp}{pipeline} {self.dtype}"
+        sizes = {"PP": self.pp, "DP": self.attention_dp, "EP": self.ep}
+        split = "".join(f" {name}{size}" for name, size in sizes.items() if size > 1)
+        return f"{self.device.id} TP{self.tp}{split} {self.dtype}"

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+#: tokens of an iteration at which the slope of its time may change
+KNOTS = (
+    *(2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 768.0),
+    *(1024.0, 1536.0, 2048.0, 3072.0, 4096.0, 6144.0, 8192.0, 16384.0),
+)
 
 
 class StepCost(NamedTuple):
     """Coefficients of one forward pass of one engine; each field is a float, or an array over configurations.
 
-    A roofline in which the linear layers overlap compute with weight reads, and attention, collectives and host work
-    add up. Pipeline stages run micro-batches side by side, so under PP the per-token terms are divided by the number
-    of stages.
+    The time of the linear layers, experts and collectives is piecewise linear in the tokens of the iteration, exact at
+    :data:`KNOTS`; attention adds what its pairs and its context take.
     """
 
-    fixed_s: Any  # launches, scheduling, latency of collectives and of pipeline hops
-    weight_s: Any  # reading the weights that every pass reads
-    expert_s: Any  # reading the weights of all routed experts
-    expert_share: Any  # top_k / experts: the chance that one token needs a given expert
-    token_s: Any  # linear-layer compute per token
-    comm_s: Any  # collective bytes per token
+    fixed_s: Any  # host work, launches, and what the kernels take however few the tokens
+    token_s: Any  # per token, below the first knot
+    bends_s: Any  # [knots] (and configurations): change of the slope at each knot
     pair_s: Any  # prefill attention per (query, key) pair
     context_s: Any  # decode attention per token of context read
-    sequence_s: Any  # sampling and host work per sequence
+    sequence_s: Any  # attention, output head, sampling and host work per decoding sequence
 
 
 def step_time_s(cost: StepCost, tokens: Any, pairs: Any, sequences: Any, context: Any) -> Any:
@@ -36,13 +39,25 @@ def step_time_s(cost: StepCost, tokens: Any, pairs: Any, sequences: Any, context
         sequences: decoding sequences in the batch; the simulator counts no others.
         context: sum of the context lengths of the decoding sequences.
     """
-    experts = cost.expert_s * (1.0 - (1.0 - cost.expert_share) ** tokens)
-    linear = np.maximum(cost.weight_s + experts, cost.token_s * tokens)
-    return (
-        cost.fixed_s
-        + linear
-        + cost.comm_s * tokens
-        + cost.pair_s * pairs
-        + cost.context_s * context
-        + cost.sequence_s * sequences
-    )
+    linear = cost.token_s * tokens
+    for index in range(len(KNOTS)):
+        linear = linear + cost.bends_s[index] * np.maximum(tokens - KNOTS[index], 0.0)
+    return cost.fixed_s + linear + cost.pair_s * pairs + cost.context_s * context + cost.sequence_s * sequences
+
+
+def flat_step(fixed_s: float = 0.0, token_s: float = 0.0, **seconds: float) -> StepCost:
+    """A step cost without bends: fixed + per-token time, and any other field by name, seconds."""
+    others = {name: seconds.get(name, 0.0) for name in ("pair_s", "context_s", "sequence_s")}
+    return StepCost(fixed_s, token_s, np.zeros(len(KNOTS)), **others)
+
+
+def token_curve(seconds: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
+    """(fixed, slope, bends) of the piecewise linear curve through ``seconds`` at 1 token, at every knot and beyond.
+
+    ``seconds`` maps tokens [points] to times [points]; beyond the last knot the slope up to twice that knot goes on.
+    Where more tokens take less time, fewer take no more than they do: an engine pads its batch.
+    """
+    points = np.array([1.0, *KNOTS, 2 * KNOTS[-1]])
+    times = np.minimum.accumulate(np.asarray(seconds(points))[::-1])[::-1]
+    slopes = np.diff(times) / np.diff(points)
+    return times[0] - slopes[0], slopes[0], np.diff(slopes)

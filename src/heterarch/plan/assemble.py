@@ -18,7 +18,7 @@ from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.candidates import Candidate
 from heterarch.plan.document import EndpointPart, OpPrediction, Pool, Predictions, Provenance, StepPart
-from heterarch.plan.operating import MIXED_BUDGET, MOST_SEQUENCES, PREFILL_BUDGET, Point
+from heterarch.plan.operating import MIXED_BUDGET, MOST_SEQUENCES, PREFILL_BUDGET, Model, Point
 from heterarch.plan.phases import hosted_cached
 from heterarch.plan.placement import Placement
 from heterarch.plan.statistic import seconds_of
@@ -110,6 +110,7 @@ def _endpoint_pool(placement: Placement, candidate: Candidate, name: str) -> Poo
 
 def _engine_pool(placement: Placement, candidate: Candidate, name: str, count: int) -> Pool:
     assert candidate.point is not None
+    assert candidate.model is not None
     point, planned = placement.points[candidate.key], candidate.point
     engine = planned.engine
     config = engine.config
@@ -133,8 +134,8 @@ def _engine_pool(placement: Placement, candidate: Candidate, name: str, count: i
         transfer_bytes_per_s=nic if candidate.role != "mixed" else 0.0,
         transfer_latency_s=RDMA_LATENCY_S if candidate.role != "mixed" else 0.0,
         usd_per_engine_h=engine.usd_per_h,
-        watts_per_engine=_watts(point),
-        step=StepPart(**engine.cost._asdict()),
+        watts_per_engine=_watts(candidate.model, point),
+        step=StepPart.of(engine.cost),
     )
 
 
@@ -156,17 +157,16 @@ def _seats(placement: Placement, candidate: Candidate) -> int:
     return min(MOST_SEQUENCES, max(8, expected))
 
 
-def _watts(point: Point) -> float:
+def _watts(model: Model, point: Point) -> float:
     """Mean watts of an engine: prefill at its own utilisation, decode iterations while a sequence is there."""
-    config, cost = point.engine.config, point.engine.cost
+    config = point.engine.config
     decode = 1.0 - math.exp(-point.batch)
     try:
         if point.role == "prefill":
             seconds = max(float(point.service.mean()), 1e-9)
-            tokens = min(float(PREFILL_BUDGET), seconds / max(cost.token_s, 1e-12))
-            return float(engine_power_w(config, cost, tokens, seconds, point.busy))
+            return float(engine_power_w(config, max(float(model.found.mean()), 1.0), seconds, point.busy))
         busy = min(1.0, point.busy + (1.0 - point.busy) * decode)
-        return float(engine_power_w(config, cost, 1.0 + point.batch, max(point.tpot_s, 1e-9), busy))
+        return float(engine_power_w(config, 1.0 + point.batch, max(point.tpot_s, 1e-9), busy))
     except InputError:
         return 0.0
 

@@ -13,6 +13,7 @@ from heterarch.catalog.fleet import FleetEndpoint
 from heterarch.catalog.hosted import TokenPrice
 from heterarch.catalog.model import Model as CatalogModel
 from heterarch.cost.engine import engine_configs, engine_table
+from heterarch.cost.library import Library
 from heterarch.plan.mix import Mix
 from heterarch.plan.operating import Engine, Model, Point
 from heterarch.plan.supply import Supply
@@ -121,13 +122,17 @@ def _seconds(value: float) -> str:
 
 
 def engines_of(
-    model: CatalogModel, supplies: Sequence[Supply], dtypes: Sequence[str], reach: Reach
+    model: CatalogModel,
+    supplies: Sequence[Supply],
+    dtypes: Sequence[str],
+    reach: Reach,
+    library: Library | None = None,
 ) -> list[tuple[Supply, Engine]]:
     """Every engine of the fleet's devices that holds the model; ``reach.unfit`` says why a device holds none."""
     found: list[tuple[Supply, Engine]] = []
     for supply in supplies:
         for pp in ((1,), PP):
-            rows, reason = _fitting(model, supply, dtypes, pp)
+            rows, reason = _fitting(model, supply, dtypes, pp, library)
             found += rows
             if rows:
                 break
@@ -138,7 +143,7 @@ def engines_of(
 
 
 def _fitting(
-    model: CatalogModel, supply: Supply, dtypes: Sequence[str], pp: Sequence[int]
+    model: CatalogModel, supply: Supply, dtypes: Sequence[str], pp: Sequence[int], library: Library | None
 ) -> tuple[list[tuple[Supply, Engine]], str]:
     most = 1 if supply.is_cpu else supply.server_devices
     limit = math.inf if supply.limit is None else supply.limit
@@ -151,6 +156,7 @@ def _fitting(
             kv_dtypes=(KV_DTYPE,),
             tp=[tp for tp in TP if tp <= most],
             pp=[1] if supply.is_cpu else pp,
+            library=library,
         )
         if config.devices <= limit
     ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from heterarch.cost.step import KNOTS, StepCost
+from heterarch.errors import InputError
 from heterarch.workload.profile import Workload
 
 PLAN_VERSION = 1
@@ -35,17 +38,37 @@ class AgentPart(_Part):
 
 
 class StepPart(_Part):
-    """Coefficients of :class:`heterarch.cost.step.StepCost`, seconds."""
+    """Coefficients of :class:`heterarch.cost.step.StepCost`, seconds; ``bends_s``: knot (tokens) -> change of slope."""
 
     fixed_s: float
-    weight_s: float
-    expert_s: float = 0.0
-    expert_share: float = 0.0
     token_s: float
-    comm_s: float = 0.0
+    bends_s: dict[int, float] = {}
     pair_s: float = 0.0
     context_s: float = 0.0
     sequence_s: float = 0.0
+
+    @classmethod
+    def of(cls, cost: StepCost) -> StepPart:
+        """The part of a step cost of floats, to 9 digits."""
+        values = {name: float(f"{getattr(cost, name):.9g}") for name in cls.model_fields if name != "bends_s"}
+        bends = {int(knot): float(f"{bend:.9g}") for knot, bend in zip(KNOTS, cost.bends_s, strict=True) if bend}
+        return cls(bends_s=bends, **values)
+
+    def cost(self) -> StepCost:
+        """The step cost.
+
+        Raises:
+            InputError: a knot that this release does not have.
+        """
+        unknown = sorted(set(self.bends_s) - {int(knot) for knot in KNOTS})
+        if unknown:
+            raise InputError(
+                "the step cost bends where this release has no knot",
+                observed=", ".join(map(str, unknown)),
+                fix="plan it again",
+            )
+        bends = np.array([self.bends_s.get(int(knot), 0.0) for knot in KNOTS])
+        return StepCost(self.fixed_s, self.token_s, bends, self.pair_s, self.context_s, self.sequence_s)
 
 
 class EndpointPart(_Part):

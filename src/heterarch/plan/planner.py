@@ -9,6 +9,7 @@ from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.fleet import Fleet
 from heterarch.cost.accounting import Accounting, OwnerTerms
 from heterarch.cost.engine import step_source
+from heterarch.cost.library import Library
 from heterarch.errors import InfeasibleError, InputError, UnknownNameError
 from heterarch.ir.flat import FlatProgram
 from heterarch.plan.assemble import placement_of, pool_names, pools_of, predictions_of, provenance_of
@@ -55,6 +56,7 @@ def plan(
     seed: int = 0,
     evaluator: Evaluator | None = None,
     explain: bool = True,
+    library: Library | None = None,
 ) -> Plan:
     """The plan of least USD per hour for ``workload`` that meets the SLOs.
 
@@ -72,6 +74,7 @@ def plan(
         evaluator: checks the plan, for instance by simulation; where it sees an SLO missed the limit is tightened and
             the plan solved again, at most :data:`CHECKS` times.
         explain: find alternatives and reasons, which takes several times as long as the plan itself.
+        library: calibrations to predict with; the shipped one by default.
 
     Raises:
         InfeasibleError: no plan meets the limits; names what binds and what would relax it.
@@ -83,7 +86,7 @@ def plan(
     wanted = tuple(slos) if slos is not None else tuple(parse_slo(text) for text in workload.slo)
     setting = gather(
         flat, fleet, catalog, workload, wanted, _accounting(accounting or fleet.accounting), dtypes=dtypes,
-        terms=terms, seed=seed,
+        terms=terms, seed=seed, library=library,
     )  # fmt: skip
     targets = targets_of(wanted, margin)
     if evaluator is None:

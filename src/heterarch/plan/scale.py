@@ -30,7 +30,7 @@ TINY = Model(
 _LLM = ("mixed", "prefill", "decode", "endpoint")
 _FITTED = "llama.cpp with the built-in tiny model on 2 cores of an AMD EPYC (Zen 4), one thread, 139 to 4,039 tokens"
 #: what an iteration of the tiny model takes: heads of 16 values make attention slow and the rest nearly free
-STEP = StepPart(fixed_s=2e-4, weight_s=0.0, token_s=1e-5, pair_s=8.5e-8, context_s=1.2e-6)
+STEP = StepPart(fixed_s=2e-4, token_s=1e-5, pair_s=8.5e-8, context_s=1.2e-6)
 FILE_BYTES_PER_S = 0.25e9  # KV goes through a file in a shared folder
 FILE_S = 5e-3  # two HTTP requests and two openings of it
 

@@ -9,6 +9,7 @@ from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.dtype import canonical_dtype
 from heterarch.catalog.fleet import Fleet
 from heterarch.cost.accounting import Accounting, OwnerTerms
+from heterarch.cost.library import Library
 from heterarch.errors import InfeasibleError, InputError, UnknownNameError
 from heterarch.ir.flat import FlatProgram
 from heterarch.plan.candidates import Hosted, Reach, engines_of
@@ -89,10 +90,12 @@ def gather(
     dtypes: Sequence[str] = (),
     terms: OwnerTerms | None = None,
     seed: int = 0,
+    library: Library | None = None,
 ) -> Setting:
     """Walk the program, price the fleet, and find the engines that hold each model.
 
     ``dtypes``: formats of the weights that may be used, beside none but the published one by default.
+    ``library``: calibrations to predict with; the shipped one by default.
 
     Raises:
         UnknownNameError: the program names a model or the fleet a device that the catalogue lacks.
@@ -115,7 +118,7 @@ def gather(
         model = catalog.model(name)
         reach[name] = Reach()
         formats = [canonical_dtype(dtype) for dtype in dtypes] or [model.dtype]
-        engines[name] = engines_of(model, found, formats, reach[name])
+        engines[name] = engines_of(model, found, formats, reach[name], library)
         if not engines[name] and not any(each.endpoint.serves == name for each in hosted):
             raise _nowhere(name, reach[name], left_out)
     tasks = tuple(op for op in range(len(flat)) if flat.kind[op] in KINDS and op in walked.runs)

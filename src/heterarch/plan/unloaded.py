@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heterarch.cost.step import StepCost, step_time_s
+from heterarch.cost.step import step_time_s
 from heterarch.plan.document import Pool
 
 #: what a call of a local engine takes beside its iterations: HTTP, template, tokenising; fitted as the step of the
@@ -20,7 +20,7 @@ def unloaded_s(kind: str, pool: Pool, prompt: float, cached: float, output: floa
     """
     if pool.step is None:
         return None
-    step = StepCost(**pool.step.model_dump())
+    step = pool.step.cost()
     if kind == "prefill":
         fresh = max(prompt - cached, 1.0)
         request_s = LOCAL_REQUEST_S if pool.local is not None else 0.0

@@ -86,11 +86,8 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
 def _cost(pool: Any) -> StepCost:
     return StepCost(
         pool.fixed_s,
-        pool.weight_s,
-        pool.expert_s,
-        pool.expert_share,
         pool.token_s,
-        pool.comm_s,
+        pool.bends_s,
         pool.pair_s,
         pool.context_s,
         pool.sequence_s,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from heterarch.cost.step import StepCost
 from heterarch.errors import InputError
 from heterarch.plan.document import Pool
 from heterarch.policy.router import ROUTERS
@@ -88,8 +87,8 @@ def _engines(record: Any, pool: Pool, block_tokens: int) -> None:
         )
     if pool.step is None:
         raise InputError(f"pool {pool.name} has no step cost", fix="plan it again, or give it `step`")
-    for name in StepCost._fields:
-        record[name] = getattr(pool.step, name)
+    for name, value in pool.step.cost()._asdict().items():
+        record[name] = value
     capacity = pool.kv_tokens // block_tokens
     record["engines"], record["seats"] = pool.engines, pool.concurrency
     record["budget"] = pool.max_batched_tokens or DEFAULT_BATCHED_TOKENS

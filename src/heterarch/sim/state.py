@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from heterarch.cost.step import StepCost
+from heterarch.cost.step import KNOTS, StepCost
 from heterarch.sim.tasks import Int64, Prefixes, Table, Tasks
 
 NONE = -1
@@ -64,7 +64,8 @@ POOL = np.dtype(
         ("calls_due_s", np.float64),
         ("token_interval_s", np.float64),
         ("tokens_due_s", np.float64),
-        *((name, np.float64) for name in StepCost._fields),
+        *((name, np.float64) for name in StepCost._fields if name != "bends_s"),
+        ("bends_s", np.float64, (len(KNOTS),)),
     ]
 )
 

@@ -151,7 +151,7 @@ class _Stream:
             ttft_s=self.first_s or finish_s,
             finish_s=self.last_s or finish_s,
             finish_reason=self.reason,
-            counted=bool(self.usage),
+            counted=bool(self.usage.get("completion_tokens")),
         )
 
 

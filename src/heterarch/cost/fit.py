@@ -1,0 +1,165 @@
+"""Fits one kernel family on one device to measurements: the law first, then the residual, scored on held-out shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from heterarch.cost.document import ErrorPart, Fit
+from heterarch.cost.kernels.base import Family, Floats, Law, Shapes, Work
+from heterarch.cost.residual import LIMIT, Basis, candidates, choose, fit_weights, residual
+
+FOLDS = 4
+RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
+INDIFFERENT = 1.03  # of held-out errors this close, the one of the smoothest residual is taken
+LEAST_ROWS = 12  # fewer keep the prior
+PURSUIT_ROWS = 1500  # of each table, to choose the functions of the residual
+#: (lowest, start, highest) of the shares and times of a law
+BOUNDS = {
+    "compute": (0.02, 0.7, 1.0),
+    "memory": (0.02, 0.75, 1.0),
+    "overhead_s": (2e-7, 5e-6, 5e-4),
+    "sharpness": (1.0, 2.0, 8.0),
+}
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Rows of one family, device, format and engine: shape columns, seconds, and the group of alike shapes of each."""
+
+    shapes: Shapes
+    seconds: Floats
+    groups: Sequence[object]  # rows of one group are held out together
+
+
+def fit_law(family: Family, dtype: str, data: Measurements, peak: float, bandwidth: float) -> Law:
+    """The law with the least soft-L1 error of log time."""
+    return _law(family.work(data.shapes, dtype), np.log(data.seconds), peak, bandwidth)
+
+
+class Table(NamedTuple):
+    """Measurements in the kernel format ``dtype``, with the data-sheet peaks of their device."""
+
+    dtype: str
+    data: Measurements
+    peak: float
+    bandwidth: float
+
+
+def shared_basis(family: Family, tables: Sequence[Table]) -> Basis:
+    """The ``family.centres`` functions that together explain best what laws leave of the rows of all ``tables``."""
+    draw = np.random.default_rng(7)
+    points, targets = [], []
+    for table in tables:
+        work = family.work(table.data.shapes, table.dtype)
+        law = _law(work, np.log(table.data.seconds), table.peak, table.bandwidth)
+        rest = np.log(table.data.seconds / law.seconds(work, table.peak, table.bandwidth))
+        rows = draw.permutation(len(rest))[:PURSUIT_ROWS]
+        points.append(work.at[rows])
+        targets.append(np.clip(rest[rows], -LIMIT, LIMIT))
+    flags = [family.axes.index(name) for name in family.flags]
+    offered = candidates(np.concatenate(points), (family.scales, *family.lengths), flags)
+    offered = replace(offered, centres=offered.centres.round(3))
+    return offered.take(choose([offered.values(at) for at in points], targets, family.centres))
+
+
+def fit_family(
+    family: Family,
+    dtype: str,
+    data: Measurements,
+    *,
+    device: str,
+    engine: str,
+    engine_version: str,
+    peak: float,
+    bandwidth: float,
+    basis: Basis,
+) -> Fit:
+    """Law and residual of one family, with the error on the rows and on shapes that were held out.
+
+    Groups of shapes are split into folds; the largest ridge that predicts held-out folds about best is used.
+    """
+    work = family.work(data.shapes, dtype)
+    log_s = np.log(data.seconds)
+    fold = _folds(data.groups)
+    values = basis.values(work.at)
+    held: dict[float, Floats] = {ridge: np.empty(len(log_s)) for ridge in RIDGES}
+    held_law = np.empty(len(log_s))
+    for index in range(FOLDS):
+        out, rest = fold == index, fold != index
+        law = _law(_rows(work, rest), log_s[rest], peak, bandwidth)
+        base = np.log(law.seconds(work, peak, bandwidth))
+        held_law[out] = log_s[out] - base[out]
+        for ridge in RIDGES:
+            weights = fit_weights(values[rest], (log_s - base)[rest], ridge)
+            held[ridge][out] = log_s[out] - base[out] - residual(values[out], weights)
+    ridge = _smoothest({value: float(np.abs(error).mean()) for value, error in held.items()})
+    law = _law(work, log_s, peak, bandwidth)
+    base = np.log(law.seconds(work, peak, bandwidth))
+    weights = fit_weights(values, log_s - base, ridge)
+    used = work.at
+    return Fit(
+        family=family.name,
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        engine_version=engine_version,
+        compute=_short(law.compute),
+        memory=_short(law.memory),
+        overhead_s=_short(law.overhead_s),
+        sharpness=_short(law.sharpness),
+        weights=[round(float(weight), 4) for weight in weights],
+        rows=len(log_s),
+        fitted=_error(log_s - base - residual(values, weights)),
+        held_out=_error(held[ridge]),
+        sigma=_short(_spread(held[ridge])),
+        law_sigma=_short(_spread(held_law)),
+        domain={axis: (round(float(low), 3), round(float(high), 3))
+                for axis, low, high in zip(family.axes, used.min(0), used.max(0), strict=True)},
+    )  # fmt: skip
+
+
+def _smoothest(errors: Mapping[float, float]) -> float:
+    """The largest ridge whose error is about the least."""
+    return max(ridge for ridge, error in errors.items() if error <= INDIFFERENT * min(errors.values()))
+
+
+def _law(work: Work, log_s: Floats, peak: float, bandwidth: float) -> Law:
+    from scipy.optimize import least_squares
+
+    low, start, high = (np.log([bound[i] for bound in BOUNDS.values()]) for i in range(3))
+
+    def error(parameters: Floats) -> Floats:
+        return np.asarray(np.log(Law(*np.exp(parameters)).seconds(work, peak, bandwidth)) - log_s)
+
+    start[2] = np.clip(np.quantile(log_s, 0.02), low[2] + 1e-6, high[2] - 1e-6)
+    found = least_squares(error, start, bounds=(low, high), loss="soft_l1", f_scale=0.1)
+    return Law(*(float(value) for value in np.exp(found.x)))
+
+
+def _folds(groups: Sequence[object]) -> Floats:
+    names, index = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
+    order = np.random.default_rng(7).permutation(len(names))
+    return np.asarray(order[index] % FOLDS)
+
+
+def _rows(work: Work, rows: Floats) -> Work:
+    return Work(work.flops[rows], work.bytes[rows], work.at[rows])
+
+
+def _error(log_error: Floats) -> ErrorPart:
+    share = np.abs(np.expm1(-log_error))
+    return ErrorPart(rows=len(share), median=_short(float(np.median(share))), mean=_short(float(share.mean())))
+
+
+def _spread(log_error: Floats) -> float:
+    """A robust sd: half the range of the central 68 %."""
+    low, high = np.quantile(log_error, [0.16, 0.84])
+    return max(float(high - low) / 2, 0.01)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,220 @@
+"""Which fit of which calibration a kernel's prediction uses, and how sure it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from heterarch.catalog.device import Device
+from heterarch.catalog.model import Model
+from heterarch.cost.document import LAW_SIGMA, Calibration, Fit, shipped
+from heterarch.cost.engine_fit import EngineFit
+from heterarch.cost.kernels.base import Family, Floats, Law, Shapes, Work
+from heterarch.cost.kernels.families import FAMILIES
+from heterarch.cost.kernels.formats import FORMATS, fallbacks
+from heterarch.cost.priors import prior
+from heterarch.cost.residual import Basis, coverage, residual
+from heterarch.errors import InputError
+from heterarch.units import Grade, Source
+
+#: sd of the log error that a transfer adds: to another chip of one architecture, to another generation, to a class
+TRANSFER_SIGMA = {"same": 0.0, "sibling": 0.12, "other": 0.35, "guess": 0.7}
+#: the same of a format that stands in for another
+FORMAT_SIGMA = 0.35
+#: most that the 16-bit peaks of siblings differ by; one chip of a generation may be another design
+SIBLING_RATIO = 1.5
+
+
+class Estimate(NamedTuple):
+    """Seconds of kernels, what bounds each, and how sure that is; arrays of one length.
+
+    ``sigma`` is the sd of the log error: about 68 % of measurements lie in seconds x exp(+-sigma).
+    """
+
+    seconds: Floats
+    compute_s: Floats
+    memory_s: Floats
+    overhead_s: float
+    sigma: Floats
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A family on one device in one format: evaluates shapes. ``relation``: same, sibling, other or guess."""
+
+    family: Family
+    dtype: str
+    law: Law
+    peak: float
+    bandwidth: float
+    basis: Basis | None
+    weights: Floats
+    relation: str
+    source: Source
+    sigma: float
+    law_sigma: float
+
+    def seconds(self, shapes: Shapes) -> Floats:
+        """Seconds of each kernel of ``shapes``."""
+        return self._seconds(self.family.work(shapes, self.dtype))[0]
+
+    def estimate(self, shapes: Shapes) -> Estimate:
+        """Seconds with their parts and their uncertainty."""
+        work = self.family.work(shapes, self.dtype)
+        seconds, covered = self._seconds(work)
+        compute, memory = self.law.parts(work, self.peak, self.bandwidth)
+        near = covered * self.sigma**2 + (1 - covered) * self.law_sigma**2
+        sigma = np.sqrt(near + TRANSFER_SIGMA[self.relation] ** 2)
+        return Estimate(seconds, compute, memory, self.law.overhead_s, sigma)
+
+    def _seconds(self, work: Work) -> tuple[Floats, Floats]:
+        seconds = self.law.seconds(work, self.peak, self.bandwidth)
+        if self.basis is None or not len(self.weights):
+            return seconds, np.zeros(len(seconds))
+        values = self.basis.values(work.at)
+        return seconds * np.exp(residual(values, self.weights)), coverage(values)
+
+
+class Library:
+    """Calibrations to predict with, the user's own before the shipped one; answers which fit a kernel uses.
+
+    A fit of the device itself comes first, then one of a chip of the same architecture (with the peaks of the data
+    sheet in the law, so that bandwidth and compute carry over), then one of another generation (law only), then the
+    law of its class. A format that was not measured uses the next one that computes alike.
+    """
+
+    def __init__(self, calibrations: Iterable[Calibration], devices: Mapping[str, Device]) -> None:
+        self.calibrations = tuple(calibrations)
+        self.devices = devices
+        self._cache: dict[tuple[str, Device, str, str, float], Kernel] = {}
+
+    def kernel(self, family: str, device: Device, dtype: str, engine: str = "", bandwidth: float = 0.0) -> Kernel:
+        """The kernel of ``family`` on ``device`` in the kernel format ``dtype``.
+
+        Args:
+            family: a name of :data:`heterarch.cost.kernels.families.FAMILIES`.
+            device: any row of a catalogue.
+            dtype: a name of :data:`heterarch.cost.kernels.formats.FORMATS`.
+            engine: prefer fits of this engine.
+            bandwidth: bytes/s of the link for collectives; 0 stands for the device's memory.
+
+        Raises:
+            InputError: the device has no peak in which the format can compute.
+        """
+        key = (family, device, dtype, engine, bandwidth)
+        if key not in self._cache:
+            self._cache[key] = self._find(family, device, dtype, engine, bandwidth)
+        return self._cache[key]
+
+    def engine_fit(self, device: Device, model: Model, dtype: str, engine: str) -> EngineFit | None:
+        """What logs of whole iterations of that model on that device say, None where there are none."""
+        for calibration in self.calibrations:
+            for fit in calibration.engines:
+                if (fit.device, fit.model, fit.dtype) == (device.id, model.id, dtype) and engine in ("", fit.engine):
+                    return fit
+        return None
+
+    def _find(self, family: str, device: Device, dtype: str, engine: str, bandwidth: float) -> Kernel:
+        peak = FAMILIES[family].peak or device.peak(FAMILIES[family].compute or FORMATS[dtype].compute)
+        rate = bandwidth or device.mem_bytes_per_s
+        guess = prior(device, family)
+        for tier in ("same", "sibling") if guess else ("same", "sibling", "other"):
+            for name in fallbacks(dtype):
+                for calibration in self.calibrations:
+                    fits = calibration.by_key.get((family, name), ())
+                    fit = self._best([f for f in fits if self._relation(f, device) == tier], device, engine)
+                    if fit is not None:
+                        return self._kernel(calibration, fit, tier, family, dtype, peak, rate)
+        if guess:
+            return _guessed(FAMILIES[family], dtype, guess, device, peak, rate)
+        raise InputError(
+            f"no calibration has a fit of {family}, so {device.id} cannot be predicted",
+            observed=", ".join(c.name for c in self.calibrations) or "no calibration",
+            fix="use the shipped calibration, or measure and run `heterarch calibrate`",
+        )
+
+    def _relation(self, fit: Fit, device: Device) -> str:
+        if fit.device == device.id:
+            return "same"
+        donor = self.devices.get(fit.device)
+        return "sibling" if donor and _siblings(donor, device) else "other"
+
+    def _best(self, fits: list[Fit], device: Device, engine: str) -> Fit | None:
+        def distance(fit: Fit) -> tuple[bool, bool, float, str]:
+            donor = self.devices.get(fit.device)
+            if donor is None:
+                return (fit.engine != engine, True, math.inf, fit.device)
+            return (fit.engine != engine, donor.vendor != device.vendor, _distance(donor, device), fit.device)
+
+        return min(fits, key=distance, default=None)
+
+    def _kernel(
+        self, calibration: Calibration, fit: Fit, tier: str, family: str, dtype: str, peak: float, rate: float
+    ) -> Kernel:
+        own = fit.dtype == dtype
+        basis = calibration.bases.get(family) if tier != "other" and own else None
+        if basis is not None and fit.domain:
+            bounds = [fit.domain[axis] for axis in FAMILIES[family].axes]
+            basis = basis.within([low for low, _ in bounds], [high for _, high in bounds])
+        return Kernel(
+            family=FAMILIES[family],
+            dtype=dtype,
+            law=fit.law,
+            peak=peak,
+            bandwidth=rate,
+            basis=basis,
+            weights=np.array(fit.weights if basis is not None else []),
+            relation=tier,
+            source=_source(calibration, fit, tier),
+            sigma=fit.sigma if own else math.hypot(fit.sigma, FORMAT_SIGMA),
+            law_sigma=fit.law_sigma if own else math.hypot(fit.law_sigma, FORMAT_SIGMA),
+        )
+
+
+def _siblings(donor: Device, device: Device) -> bool:
+    """Whether two devices are of one architecture and of alike size."""
+    peaks = donor.peaks.get("bf16", 0.0), device.peaks.get("bf16", 0.0)
+    return bool(donor.arch) and donor.arch == device.arch and max(peaks) <= SIBLING_RATIO * min(peaks)
+
+
+def _distance(donor: Device, device: Device) -> float:
+    """How unlike two devices are: the sum of |log ratio| of memory bandwidth, 16-bit peak and scale-up domain."""
+    pairs = [
+        (donor.mem_bytes_per_s, device.mem_bytes_per_s),
+        (donor.peaks.get("bf16"), device.peaks.get("bf16")),
+        (donor.scaleup_domain or 1, device.scaleup_domain or 1),
+    ]
+    return sum(abs(math.log(a / b)) if a and b else 1.0 for a, b in pairs)
+
+
+def _guessed(family: Family, dtype: str, law: Law, device: Device, peak: float, rate: float) -> Kernel:
+    source = Source(Grade.GUESS, f"no public kernel measurements of {device.arch or device.device_class}")
+    return Kernel(family, dtype, law, peak, rate, None, np.zeros(0), "guess", source, LAW_SIGMA, LAW_SIGMA)
+
+
+def library_of(calibrations: Iterable[Calibration], devices: Mapping[str, Device]) -> Library:
+    """The user's calibrations before the shipped one, with the devices of a catalogue."""
+    return Library((*calibrations, shipped()), devices)
+
+
+@lru_cache(maxsize=1)
+def default_library() -> Library:
+    """The shipped calibration with the devices of the packaged catalogue."""
+    from heterarch.catalog.catalog import Catalog
+
+    return Library((shipped(),), Catalog.load().devices)
+
+
+def _source(calibration: Calibration, fit: Fit, tier: str) -> Source:
+    version = f" {fit.engine_version}" if fit.engine_version else ""
+    what = f"{fit.engine}{version} {fit.family} on {fit.device} ({calibration.name})"
+    if tier == "same":
+        return Source(fit.grade, f"{what}; held-out error {fit.held_out.mean:.0%}")
+    if tier == "sibling":
+        return Source(Grade.DERIVED, f"{what}, a chip of the same architecture")
+    return Source(Grade.GUESS, f"law of {what}, another architecture")
