@@ -24,10 +24,10 @@ from machine import data_folder, facts, show, show_skipped
 from numpy.typing import NDArray
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.correction import corrected, fit_correction
 from heterarch.cost.document import CorrectionPart, shipped
 from heterarch.cost.engine import step_cost
-from heterarch.cost.served import ServingPoint, predict, read_served
+from heterarch.cost.fitting.correction import corrected, fit_correction
+from heterarch.cost.measured.served import ServingPoint, predict, read_served
 from heterarch.cost.serving import Latency
 from heterarch.errors import HeterarchError
 

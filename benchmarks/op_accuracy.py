@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.calibrate import LINKED, rates
 from heterarch.cost.document import Calibration, load_calibration, shipped
+from heterarch.cost.fitting.calibrate import LINKED, rates
 from heterarch.cost.library import Library
-from heterarch.cost.measurements import KernelTable, read_kernels
+from heterarch.cost.measured.measurements import KernelTable, read_kernels
 from heterarch.errors import HeterarchError
 
 Floats = NDArray[np.float64]

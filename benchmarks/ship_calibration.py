@@ -20,11 +20,11 @@ from typing import Any
 import machine
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.calibrate import LINKED, CalibrationResult, calibrate
-from heterarch.cost.correction import fit_correction
 from heterarch.cost.document import Calibration, MeasurementFile, shipped
-from heterarch.cost.measurements import KernelTable, read_kernels
-from heterarch.cost.served import predict, read_served
+from heterarch.cost.fitting.calibrate import LINKED, CalibrationResult, calibrate
+from heterarch.cost.fitting.correction import fit_correction
+from heterarch.cost.measured.measurements import KernelTable, read_kernels
+from heterarch.cost.measured.served import predict, read_served
 
 NAME = "ship_calibration"
 SERVED = "e2e_inferencex.csv"

@@ -28,8 +28,8 @@ from heterarch.cost.energy import (
     prefill_j,
 )
 from heterarch.cost.engine import EngineConfig, decode_s, prefill_s, step_cost
-from heterarch.cost.operating import OperatingPoint
-from heterarch.cost.tco import Calls
+from heterarch.cost.money.operating import OperatingPoint
+from heterarch.cost.money.tco import Calls
 from heterarch.errors import InputError
 from heterarch.units import Grade, Source
 

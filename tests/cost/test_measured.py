@@ -11,7 +11,7 @@ import pytest
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.cost.engine import EngineConfig, decode_s, step_cost
-from heterarch.cost.served import predict, read_served
+from heterarch.cost.measured.served import predict, read_served
 from heterarch.cost.step import step_time_s
 
 

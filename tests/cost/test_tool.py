@@ -7,7 +7,7 @@ import math
 import pytest
 
 from heterarch.catalog.hosted import TokenPrice
-from heterarch.cost.endpoint import call_usd, calls_per_s
+from heterarch.cost.money.endpoint import call_usd, calls_per_s
 from heterarch.cost.tool import (
     AUDIO_CPU,
     AUDIO_SECONDS,

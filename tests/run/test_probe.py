@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heterarch.cost.logs import read_log
+from heterarch.cost.measured.logs import read_log
 from heterarch.errors import EngineUnavailableError, InputError
 from heterarch.run.engines.base import Call, Completion
 from heterarch.run.engines.fake import FakeEngine

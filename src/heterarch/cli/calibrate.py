@@ -15,13 +15,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.cli.output import JSON_HELP, above_zero, console, file_to_write, note, print_json, print_table
-from heterarch.cost.calibrate import CalibrationResult, EngineLog, OnProgress, Outcome, calibrate
-from heterarch.cost.columns import read_columns
 from heterarch.cost.config import EngineConfig
 from heterarch.cost.document import load_calibration
+from heterarch.cost.fitting.calibrate import CalibrationResult, EngineLog, OnProgress, Outcome, calibrate
 from heterarch.cost.library import Library, library_of
-from heterarch.cost.logs import is_iterations, is_requests, read_log
-from heterarch.cost.measurements import Defaults, KernelTable, read_kernels
+from heterarch.cost.measured.columns import read_columns
+from heterarch.cost.measured.logs import is_iterations, is_requests, read_log
+from heterarch.cost.measured.measurements import Defaults, KernelTable, read_kernels
 from heterarch.errors import InputError, Interrupted
 from heterarch.run.engines.openai import OpenAIEngine
 from heterarch.run.probe import ProbeOptions, probe

@@ -9,9 +9,9 @@ import typer
 
 from heterarch.cli.output import JSON_HELP, above_zero, console, file_to_write, note, print_json
 from heterarch.cli.pipeline import catalog_and_fleet, compile_agent
-from heterarch.cost.accounting import Accounting
 from heterarch.cost.document import load_calibration
 from heterarch.cost.library import library_of
+from heterarch.cost.money.accounting import Accounting
 from heterarch.graph.reference import relative
 from heterarch.plan.document import Plan
 from heterarch.plan.planner import plan as make_plan

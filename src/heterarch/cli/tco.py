@@ -14,15 +14,15 @@ from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.fleet import fleet
 from heterarch.catalog.hosted import listed_price
 from heterarch.cli.output import JSON_HELP, note, print_json, print_table
-from heterarch.cost.accounting import Accounting, MissingPriceError, OwnerTerms
 from heterarch.cost.config import EngineConfig
-from heterarch.cost.endpoint import TokenPrices
 from heterarch.cost.energy import grid_gco2e_per_kwh
 from heterarch.cost.engine import step_source
-from heterarch.cost.operating import OperatingPoint, operating_point, widths
-from heterarch.cost.sensitivity import Case, Ranking, cases, ranking
-from heterarch.cost.spot import Preemption
-from heterarch.cost.tco import Calls, marginal_cost, mean_usd_per_mtok, run_usd
+from heterarch.cost.money.accounting import Accounting, MissingPriceError, OwnerTerms
+from heterarch.cost.money.endpoint import TokenPrices
+from heterarch.cost.money.operating import OperatingPoint, operating_point, widths
+from heterarch.cost.money.sensitivity import Case, Ranking, cases, ranking
+from heterarch.cost.money.spot import Preemption
+from heterarch.cost.money.tco import Calls, marginal_cost, mean_usd_per_mtok, run_usd
 from heterarch.errors import InputError
 
 app = typer.Typer(rich_markup_mode=None)

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from heterarch.cost.engine_fit import EngineFit
+from heterarch.cost.fitting.engine_fit import EngineFit
 from heterarch.cost.kernels.base import Law
 from heterarch.cost.kernels.families import FAMILIES
 from heterarch.cost.residual import Basis

@@ -13,8 +13,8 @@ from heterarch.catalog.device import Device
 from heterarch.catalog.server import Site
 from heterarch.cost.config import EngineConfig
 from heterarch.cost.engine import decode_s, prefill_s
+from heterarch.cost.money.tco import Calls
 from heterarch.cost.step import StepCost
-from heterarch.cost.tco import Calls
 from heterarch.cost.work import model_work
 from heterarch.errors import InputError
 from heterarch.units import HOUR_S, YEAR_H, Grade, Source

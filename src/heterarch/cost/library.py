@@ -13,7 +13,7 @@ import numpy as np
 from heterarch.catalog.device import Device
 from heterarch.catalog.model import Model
 from heterarch.cost.document import LAW_SIGMA, Calibration, Fit, shipped
-from heterarch.cost.engine_fit import EngineFit
+from heterarch.cost.fitting.engine_fit import EngineFit
 from heterarch.cost.kernels.base import Family, Floats, Law, Shapes, Work
 from heterarch.cost.kernels.families import FAMILIES
 from heterarch.cost.kernels.formats import FORMATS, fallbacks

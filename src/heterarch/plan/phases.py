@@ -9,7 +9,7 @@ import numpy as np
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.fleet import Fleet
-from heterarch.cost.endpoint import binding_limit, call_usd, calls_per_s
+from heterarch.cost.money.endpoint import binding_limit, call_usd, calls_per_s
 from heterarch.cost.transfer import RDMA_SHARE, TransferRate, pair_link
 from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram, OpKind

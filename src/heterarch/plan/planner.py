@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.fleet import Fleet
-from heterarch.cost.accounting import Accounting, OwnerTerms
 from heterarch.cost.engine import step_source
 from heterarch.cost.library import Library
+from heterarch.cost.money.accounting import Accounting, OwnerTerms
 from heterarch.errors import InfeasibleError, InputError, UnknownNameError
 from heterarch.ir.flat import FlatProgram
 from heterarch.plan.assemble import placement_of, pool_names, pools_of, predictions_of, provenance_of

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.dtype import canonical_dtype
 from heterarch.catalog.fleet import Fleet
-from heterarch.cost.accounting import Accounting, OwnerTerms
 from heterarch.cost.library import Library
+from heterarch.cost.money.accounting import Accounting, OwnerTerms
 from heterarch.errors import InfeasibleError, InputError, UnknownNameError
 from heterarch.ir.flat import FlatProgram
 from heterarch.plan.candidates import Hosted, Reach, engines_of

@@ -9,7 +9,7 @@ from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.device import Device
 from heterarch.catalog.fleet import Fleet, FleetDevice
 from heterarch.catalog.price import Quote
-from heterarch.cost.accounting import (
+from heterarch.cost.money.accounting import (
     QUOTE_KIND,
     Accounting,
     MissingPriceError,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heterarch.cost.endpoint import call_usd
+from heterarch.cost.money.endpoint import call_usd
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.document import Plan, Pool
 from heterarch.plan.store import plan_sha256

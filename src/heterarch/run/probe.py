@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from heterarch.cost.endpoint import TokenPrices, call_usd
+from heterarch.cost.money.endpoint import TokenPrices, call_usd
 from heterarch.errors import EngineError, EngineUnavailableError, InputError, StreamBrokenError
 from heterarch.run.engines.base import Call, Completion, Engine, Message
 from heterarch.run.probe_result import ProbeResult, ProbeRow

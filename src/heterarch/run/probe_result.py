@@ -108,7 +108,7 @@ def save_probe(
 ) -> None:
     """Write the answers as CSV, and beside it (``.provenance.json``) where they come from and what limited them.
 
-    The CSV is what :func:`heterarch.cost.logs.read_log` reads. Both files appear whole or not at all.
+    The CSV is what :func:`heterarch.cost.measured.logs.read_log` reads. Both files appear whole or not at all.
 
     Raises:
         InputError: the folder is absent or may not be written.

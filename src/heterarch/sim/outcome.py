@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heterarch.cost.endpoint import call_usd
+from heterarch.cost.money.endpoint import call_usd
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.document import Plan, Pool
 from heterarch.report.aggregate import CALL, REQUEST, OpTimes, Records, Status

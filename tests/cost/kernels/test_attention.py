@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.cost.document import Fit
-from heterarch.cost.fit import Measurements, Table, fit_family, shared_basis
+from heterarch.cost.fitting.fit import Measurements, Table, fit_family, shared_basis
 from heterarch.cost.kernels.attention import DECODE, PREFILL, mla_decode, mla_prefill
 from heterarch.cost.kernels.base import Family, Floats
-from heterarch.cost.measurements import KernelTable, read_kernels
+from heterarch.cost.measured.measurements import KernelTable, read_kernels
 from heterarch.cost.residual import Basis, residual
 
 FULL = {"batch": 64, "heads": 8, "kv_heads": 2, "head_dim": 128, "window": 0}  # enough blocks for any device

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.fit import Measurements, Table, fit_family, shared_basis
+from heterarch.cost.fitting.fit import Measurements, Table, fit_family, shared_basis
 from heterarch.cost.kernels.base import Family
 from heterarch.cost.kernels.collective import (
     ALL_GATHER,

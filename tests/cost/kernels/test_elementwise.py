@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heterarch.cost.fit import Measurements, fit_law
+from heterarch.cost.fitting.fit import Measurements, fit_law
 from heterarch.cost.kernels.base import Law
 from heterarch.cost.kernels.elementwise import ELEMENTWISE
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.fit import Measurements, Table, fit_family, shared_basis
+from heterarch.cost.fitting.fit import Measurements, Table, fit_family, shared_basis
 from heterarch.cost.kernels.base import Floats
 from heterarch.cost.kernels.formats import FORMATS
 from heterarch.cost.kernels.gemm import AXES, GEMM
-from heterarch.cost.measurements import read_kernels
+from heterarch.cost.measured.measurements import read_kernels
 from heterarch.cost.residual import Basis, residual
 
 

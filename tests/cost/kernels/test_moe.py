@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.fit import Measurements, Table, fit_family, shared_basis
+from heterarch.cost.fitting.fit import Measurements, Table, fit_family, shared_basis
 from heterarch.cost.kernels.moe import AXES, MOE, load
 
 SHAPES: dict[str, Any] = {

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from heterarch.cost.columns import Floats, Mask
 from heterarch.cost.kernels.base import Family
-from heterarch.cost.measurements import KernelTable
+from heterarch.cost.measured.columns import Floats, Mask
+from heterarch.cost.measured.measurements import KernelTable
 from heterarch.errors import InputError
 
 #: a median below this share of the roofline is in another unit; no kernel is shorter than LEAST_S

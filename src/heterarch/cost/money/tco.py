@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heterarch.catalog.device import Device
-from heterarch.cost.endpoint import MILLION, TokenPrices, call_usd
 from heterarch.cost.engine import decode_s, prefill_s
+from heterarch.cost.money.endpoint import MILLION, TokenPrices, call_usd
 from heterarch.cost.step import StepCost
 from heterarch.errors import InputError
 from heterarch.units import GB, HOUR_S, TERA

@@ -15,8 +15,8 @@ import numpy as np
 
 from heterarch.cost.document import CorrectionPart, HostPart
 from heterarch.cost.kernels.formats import FORMATS, kernel_format
+from heterarch.cost.measured.served import ServingPoint
 from heterarch.cost.residual import CONSTANT, Floats, candidates, choose, coverage, fit_weights, residual
-from heterarch.cost.served import ServingPoint
 from heterarch.cost.serving import Latency
 
 #: functions of TPOT and of TTFT, for all devices and formats together

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heterarch.cost.spot import Preemption, preemptions_per_h
+from heterarch.cost.money.spot import Preemption, preemptions_per_h
 from heterarch.errors import InputError
 
 

@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.hosted import TokenPrice
-from heterarch.cost.accounting import Accounting, MissingPriceError, Money, OwnerTerms, find_quote
 from heterarch.cost.config import EngineConfig
-from heterarch.cost.endpoint import binding_limit, calls_per_s
 from heterarch.cost.engine import decode_s, prefill_s
-from heterarch.cost.operating import OperatingPoint, operating_point, widths
-from heterarch.cost.sensitivity import Case, cases, ranking
-from heterarch.cost.spot import Preemption
-from heterarch.cost.step import flat_step
-from heterarch.cost.tco import (
+from heterarch.cost.money.accounting import Accounting, MissingPriceError, Money, OwnerTerms, find_quote
+from heterarch.cost.money.endpoint import binding_limit, calls_per_s
+from heterarch.cost.money.operating import OperatingPoint, operating_point, widths
+from heterarch.cost.money.sensitivity import Case, cases, ranking
+from heterarch.cost.money.spot import Preemption
+from heterarch.cost.money.tco import (
     Calls,
     OwnPrices,
     engine_seconds,
@@ -32,6 +31,7 @@ from heterarch.cost.tco import (
     tokens_per_s_per_mw,
     usd_per_mtok,
 )
+from heterarch.cost.step import flat_step
 from heterarch.errors import InputError
 from heterarch.units import Grade, Source
 

@@ -9,10 +9,10 @@ from types import MappingProxyType
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.server import Site
-from heterarch.cost.accounting import Accounting, MissingPriceError, Money, OwnerTerms, usd_per_device_h
-from heterarch.cost.operating import OperatingPoint
-from heterarch.cost.spot import Preemption
-from heterarch.cost.tco import mean_usd_per_mtok
+from heterarch.cost.money.accounting import Accounting, MissingPriceError, Money, OwnerTerms, usd_per_device_h
+from heterarch.cost.money.operating import OperatingPoint
+from heterarch.cost.money.spot import Preemption
+from heterarch.cost.money.tco import mean_usd_per_mtok
 from heterarch.units import Grade, Source
 
 #: what each accounting depends on beside the quote

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from heterarch.cost.columns import Floats
+from heterarch.cost.measured.columns import Floats
 from heterarch.cost.step import StepCost, step_time_s
 from heterarch.errors import InputError
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.correction import FUNCTIONS, LENGTHS, CorrectionPart, coordinates, corrected, fit_correction
-from heterarch.cost.served import ServingPoint, Split
+from heterarch.cost.fitting.correction import FUNCTIONS, LENGTHS, CorrectionPart, coordinates, corrected, fit_correction
+from heterarch.cost.measured.served import ServingPoint, Split
 from heterarch.cost.serving import Latency
 
 FIRST_S, PROMPT, TOKEN = 0.1, 1.5, 1.2

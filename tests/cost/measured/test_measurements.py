@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.calibrate import rates
-from heterarch.cost.columns import read_columns
+from heterarch.cost.fitting.calibrate import rates
 from heterarch.cost.kernels.families import FAMILIES
-from heterarch.cost.measurements import Defaults, KernelTable, read_kernels
-from heterarch.cost.screening import Screened, screen
+from heterarch.cost.measured.columns import read_columns
+from heterarch.cost.measured.measurements import Defaults, KernelTable, read_kernels
+from heterarch.cost.measured.screening import Screened, screen
 from heterarch.errors import InputError
 
-from .kernel_files import Row, gemm_rows, write
+from ..kernel_files import Row, gemm_rows, write
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.served import HELD, Split, predict, read_served, served
+from heterarch.cost.measured.served import HELD, Split, predict, read_served, served
 from heterarch.cost.step import flat_step
 from heterarch.errors import InputError
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.model import Model
-from heterarch.cost.columns import Columns, Floats, Mask
-from heterarch.cost.measurements import Defaults, Labels, Rows, Schema
+from heterarch.cost.measured.columns import Columns, Floats, Mask
+from heterarch.cost.measured.measurements import Defaults, Labels, Rows, Schema
 
 #: names of collectives in files -> families
 COLLECTIVES = {"alltoall": "all_to_all", "allreduce": "all_reduce", "allgather": "all_gather"}
@@ -243,7 +243,7 @@ def _part(rows: Rows, chosen: Mask) -> Rows:
 
 
 _ATTENTION = ("hardware", "kv_cache_dtype", "batch_size", "num_heads", "num_key_value_heads", "head_dim")
-#: what :func:`heterarch.cost.measurements.read_kernels` can read
+#: what :func:`heterarch.cost.measured.measurements.read_kernels` can read
 SCHEMAS = (
     Schema("gemm", ("hardware", "dtype", "m", "n", "k"), _read_gemm),
     Schema("attention_prefill", (*_ATTENTION, "isl"), _read_prefill),

@@ -13,7 +13,7 @@ from heterarch.catalog.device import Device
 from heterarch.catalog.fleet import PriceOverride
 from heterarch.catalog.price import Quote
 from heterarch.catalog.server import Site
-from heterarch.cost.spot import Preemption
+from heterarch.cost.money.spot import Preemption
 from heterarch.errors import InputError
 from heterarch.units import YEAR_H, Grade, Source, weakest
 

@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from heterarch.catalog.device import Device
-from heterarch.cost.adjust import adjusted
 from heterarch.cost.config import EngineConfig
 from heterarch.cost.document import Calibration, Centres, Fit, MeasurementFile
 from heterarch.cost.engine import step_cost
-from heterarch.cost.engine_fit import EngineFit, fit_engine
-from heterarch.cost.fit import FOLDS, LEAST_ROWS, Measurements, Table, fit_family, shared_basis
+from heterarch.cost.fitting.adjust import adjusted
+from heterarch.cost.fitting.engine_fit import EngineFit, fit_engine
+from heterarch.cost.fitting.fit import FOLDS, LEAST_ROWS, Measurements, Table, fit_family, shared_basis
 from heterarch.cost.kernels.base import Family
 from heterarch.cost.kernels.collective import COLLECTIVES
 from heterarch.cost.kernels.families import FAMILIES
 from heterarch.cost.kernels.formats import FORMATS
 from heterarch.cost.library import Kernel, Library
-from heterarch.cost.logs import Log
-from heterarch.cost.measurements import KernelTable, pooled
+from heterarch.cost.measured.logs import Log
+from heterarch.cost.measured.measurements import KernelTable, pooled
+from heterarch.cost.measured.screening import screen
 from heterarch.cost.residual import Basis
-from heterarch.cost.screening import screen
 from heterarch.errors import HeterarchError, InputError, UnknownNameError
 
 #: families whose bytes go over a link
@@ -112,7 +112,7 @@ def calibrate(
     explain the measured shapes best. A table that cannot be used is an :class:`Outcome` with the reason.
 
     Args:
-        tables: as :func:`heterarch.cost.measurements.read_kernels` gives them; those of one key are pooled.
+        tables: as :func:`heterarch.cost.measured.measurements.read_kernels` gives them; those of one key are pooled.
         devices: the catalogue's, by id.
         prior: what predicts today; None keeps every fit.
         name: of the document.

@@ -13,7 +13,7 @@ from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.fleet import PriceOverride
 from heterarch.catalog.price import Quote
 from heterarch.catalog.server import Site
-from heterarch.cost.accounting import (
+from heterarch.cost.money.accounting import (
     Accounting,
     MissingPriceError,
     OwnerTerms,
@@ -24,8 +24,8 @@ from heterarch.cost.accounting import (
     own_quotes,
     usd_per_device_h,
 )
-from heterarch.cost.spot import Preemption
-from heterarch.cost.tco import marginal_cost
+from heterarch.cost.money.spot import Preemption
+from heterarch.cost.money.tco import marginal_cost
 from heterarch.errors import InputError
 from heterarch.units import Grade, Source
 

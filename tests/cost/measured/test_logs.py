@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heterarch.cost.engine_fit import Iterations, fit_engine
-from heterarch.cost.logs import read_log
+from heterarch.cost.fitting.engine_fit import Iterations, fit_engine
+from heterarch.cost.measured.logs import read_log
 from heterarch.cost.step import StepCost, flat_step, step_time_s
 from heterarch.errors import InputError
 from heterarch.report.aggregate import CALL

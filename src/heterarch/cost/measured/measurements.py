@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.columns import SUFFIXES, Columns, Floats, Mask, read_columns
 from heterarch.cost.kernels.families import FAMILIES
 from heterarch.cost.kernels.formats import kernel_format
+from heterarch.cost.measured.columns import SUFFIXES, Columns, Floats, Mask, read_columns
 from heterarch.errors import InputError, UnknownNameError
 
 #: shape columns that are alike for the rows of one group: groups, not rows, are held out to score a fit
@@ -104,8 +104,8 @@ def read_kernels(
 ) -> list[KernelTable]:
     """The measured kernels of a file, or of every file of a folder that holds some.
 
-    Files are recognised by their columns: see :data:`heterarch.cost.schemas.SCHEMAS`. Rows are as in the file: NaN,
-    impossible and repeated ones are for :func:`heterarch.cost.screening.screen`.
+    Files are recognised by their columns: see :data:`heterarch.cost.measured.schemas.SCHEMAS`. Rows are as in the file:
+    NaN, impossible and repeated ones are for :func:`heterarch.cost.measured.screening.screen`.
 
     Raises:
         InputError: a file cannot be read, no schema fits its columns, or a cell is no number; a folder holds no
@@ -160,7 +160,7 @@ def _joined(parts: list[KernelTable]) -> KernelTable:
 
 def schema_of(columns: Columns, defaults: Defaults = Defaults()) -> Schema | None:
     """The schema whose columns the file has; the one with most of them."""
-    from heterarch.cost.schemas import SCHEMAS
+    from heterarch.cost.measured.schemas import SCHEMAS
 
     given = {"hardware"} if defaults.device else set()
     fitting = [schema for schema in SCHEMAS if {*schema.columns} <= {*columns.cells, *given}]
@@ -169,7 +169,7 @@ def schema_of(columns: Columns, defaults: Defaults = Defaults()) -> Schema | Non
 
 def _unrecognised(columns: Columns) -> InputError:
     """Names the nearest schema and what of it is missing."""
-    from heterarch.cost.schemas import SCHEMAS
+    from heterarch.cost.measured.schemas import SCHEMAS
 
     nearest = max(SCHEMAS, key=lambda schema: len({*schema.columns} & {*columns.cells}) / len(schema.columns))
     missing = [name for name in nearest.columns if name not in columns]

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from heterarch.cost.columns import STEMS, Columns, Floats, Mask, read_columns
-from heterarch.cost.engine_fit import Iterations
-from heterarch.cost.spans import read_spans
+from heterarch.cost.fitting.engine_fit import Iterations
+from heterarch.cost.measured.columns import STEMS, Columns, Floats, Mask, read_columns
+from heterarch.cost.measured.spans import read_spans
 from heterarch.errors import InputError
 from heterarch.report.aggregate import Status
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from heterarch.cost.columns import Columns
+from heterarch.cost.measured.columns import Columns
 from heterarch.documents import read_text
 from heterarch.errors import InputError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from heterarch.cost.document import Fit
-from heterarch.cost.fit import Measurements, Table, fit_family, fit_law, shared_basis
+from heterarch.cost.fitting.fit import Measurements, Table, fit_family, fit_law, shared_basis
 from heterarch.cost.kernels.base import Floats, Law
 from heterarch.cost.kernels.gemm import AXES, GEMM
 from heterarch.cost.residual import Basis, residual

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from heterarch.cost.document import ErrorPart, Fit
-from heterarch.cost.fit import FOLDS, RIDGES, Measurements
+from heterarch.cost.fitting.fit import FOLDS, RIDGES, Measurements
 from heterarch.cost.kernels.base import Floats
 from heterarch.cost.library import Kernel
 from heterarch.cost.residual import fit_weights, residual

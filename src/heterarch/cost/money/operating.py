@@ -11,8 +11,8 @@ from heterarch.cost.config import EngineConfig
 from heterarch.cost.energy import call_j, embodied_gco2e_per_h
 from heterarch.cost.engine import decode_s, prefill_s, step_cost
 from heterarch.cost.memory import memory_fit
+from heterarch.cost.money.tco import Calls, EngineSeconds, OwnPrices, engine_seconds, token_prices
 from heterarch.cost.step import StepCost
-from heterarch.cost.tco import Calls, EngineSeconds, OwnPrices, engine_seconds, token_prices
 from heterarch.errors import InputError
 from heterarch.units import HOUR_S
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.calibrate import CalibrationResult, calibrate, rates
 from heterarch.cost.document import load_calibration
+from heterarch.cost.fitting.calibrate import CalibrationResult, calibrate, rates
 from heterarch.cost.kernels.base import Law
 from heterarch.cost.library import Library
-from heterarch.cost.measurements import read_kernels
+from heterarch.cost.measured.measurements import read_kernels
 from heterarch.errors import InputError
 
-from .kernel_files import LAW, Row, gemm_rows, write
+from ..kernel_files import LAW, Row, gemm_rows, write
 
 SLOWER = Law(compute=0.3, memory=0.4, overhead_s=8e-6, sharpness=3.0)
 
