@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_left_out_with_the_reason(heterarch: Command) -> No
         ("--electricity", "cheap", "list of numbers"),
         ("--utilisation", "0.5,2", "from 0.01 to 1"),
         ("--api", "gpt-4o", "provider:model"),
-        ("--device", "h100sxm", "h100-sxm"),
+        ("--device", "h100zxm", "h100-sxm"),
         ("--site", "mars", "unknown site"),
     ],
 )

@@ -13,7 +13,7 @@ from heterarch.cost.config import EngineConfig
 from heterarch.cost.document import load_calibration
 from heterarch.cost.explain import Breakdown, Row, explain
 from heterarch.cost.library import library_of
-from heterarch.cost.memory import memory_fit
+from heterarch.cost.memory import memory_fit, most_sequences
 from heterarch.units import format_duration
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -28,15 +28,16 @@ def cost() -> None:
 def explain_command(
     model: str = typer.Argument(help="A model of the catalogue, or a name it is published under."),
     device: str = typer.Option("h100-sxm", help="A device of the catalogue."),
-    tp: int = typer.Option(1, min=1, help="Tensor parallel devices."),
+    tp: int = typer.Option(1, min=1, help="Tensor parallel devices of each attention group."),
     pp: int = typer.Option(1, min=1, help="Pipeline stages."),
     ep: int = typer.Option(1, min=1, help="Ways in which experts are spread."),
-    attention_dp: int = typer.Option(1, min=1, help="Groups that each serve their own sequences."),
+    attention_dp: int = typer.Option(1, min=1, help="Attention groups; tp x pp x attention-dp devices in all."),
     dtype: str = typer.Option("", help="Format of the weights; the one the model is published in by default."),
     kv_dtype: str = typer.Option("bf16", help="Format of KV."),
     engine: str = typer.Option("", help="Serving engine: vllm, sglang, trtllm."),
+    engine_version: str = typer.Option("", help="Its release, where a calibration has several."),
     graphs: bool = typer.Option(True, "--graphs/--eager", help="Captured graphs, or kernels launched one by one."),
-    batch: int = typer.Option(1, min=0, help="Sequences in decode."),
+    batch: int = typer.Option(1, min=0, help="Sequences in decode, of all groups together."),
     context: int = typer.Option(1024, min=1, help="Tokens of context of each."),
     prefill: int = typer.Option(0, min=0, help="Tokens of a prompt computed in the same iteration."),
     cached: int = typer.Option(0, min=0, help="Tokens of that prompt that are done."),
@@ -49,14 +50,15 @@ def explain_command(
     chosen = catalog.find_model(model)
     config = EngineConfig(
         catalog.find_device(device), chosen, tp, pp, dtype or chosen.dtype, kv_dtype,
-        ep=ep, attention_dp=attention_dp, engine=engine, graphs=graphs,
+        ep=ep, attention_dp=attention_dp, engine=engine, engine_version=engine_version, graphs=graphs,
         library=library_of([load_calibration(path) for path in calibration or ()], catalog.devices),
     )  # fmt: skip
     found = explain(config, batch, context, prefill, cached)
     if as_json:
         print_json(_document(found))
         return
-    title = f"{chosen.id} on {config.name}: {batch} x {context:,} tokens"
+    count = f"{config.devices} device" + ("s" if config.devices > 1 else "")
+    title = f"{chosen.id} on {config.name} ({count}): {batch} x {context:,} tokens"
     title += f" and a prefill of {prefill:,}" if prefill else ""
     print_table(title, [_line(found, row) for row in found.rows])
     note(
@@ -64,6 +66,11 @@ def explain_command(
         f"{format_duration(found.high_s)} in 68 % of cases; closed form {format_duration(found.closed_form_s)}."
     )
     note(memory_fit(config).explain())
+    most = most_sequences(config, context)
+    if batch > most:
+        note(f"warning: {batch} sequences of {context:,} tokens do not fit, at most {most} do")
+    if model != chosen.id and not dtype:
+        note(f"{model} is read as {chosen.id} in {chosen.dtype}; --dtype sets another format")
     for number, source in enumerate(_bases(found), 1):
         note(f"[{number}] {source}")
 

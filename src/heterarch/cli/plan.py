@@ -63,6 +63,9 @@ def plan(
             accounting=accounting, dtypes=dtype, margin=margin, router=router, seed=seed, evaluator=checker,
             explain=explain, library=library_of(map(load_calibration, calibration), rows.devices),
         )  # fmt: skip
+    if calibration:
+        names = ", ".join(map(str, calibration))
+        made = made.model_copy(update={"notes": [*made.notes, f"Step times use the calibration {names} first."]})
     made = with_overlays(made, [*found.catalog, *catalog])
     save_plan(made, output)
     show(made, as_json)

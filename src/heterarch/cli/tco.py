@@ -104,10 +104,10 @@ def _points(
     rows: Catalog, model: str, devices: list[str], calls: Calls, tp: int, dtype: str, batch: int
 ) -> tuple[list[OperatingPoint], dict[str, str]]:
     """The operating point of each device, and why a device has none; all the devices' errors when none has one."""
-    shape = rows.model(model)
+    shape = rows.find_model(model)
     points, left_out = [], {}
     for name in dict.fromkeys(devices) or _fleet_devices(rows):
-        device = rows.device(name)
+        device = rows.find_device(name)
         try:
             config = EngineConfig(device, shape, dtype=dtype or shape.dtype)
             point = operating_point(widths(config, (tp,) if tp else (1, 2, 4, 8)), calls, batch)

@@ -31,7 +31,7 @@ def closed_form(config: EngineConfig) -> StepCost:
     """
     pp, host = config.pp, config.host_work
     once, sequence, context = _decode(config)
-    token, pair = _prefill(config, once)
+    token, pair = (each / config.attention_dp for each in _prefill(config, once))  # groups share the prompts
     head = np.zeros(len(HEADS)) + pass_s(config, head_calls(config, np.array(HEADS)))  # an encoder has none
     head_s = (head[1] - head[0]) / (HEADS[1] - HEADS[0])
     launched = launches_s(config) - once - head[0]

@@ -18,8 +18,9 @@ class EngineConfig:
 
     ``tp`` devices share each attention layer. ``attention_dp`` such groups each serve their own sequences, and all of
     them share the experts: ``ep`` ways by whole experts, the rest within each expert. ``engine`` names the serving
-    engine (vllm, sglang, trtllm; "" for any). ``graphs``: whether passes are captured as graphs or launched kernel by
-    kernel.
+    engine (vllm, sglang, trtllm; "" for any), ``engine_version`` its release. ``graphs``: whether passes are captured
+    as graphs or launched kernel by kernel. ``library`` holds the calibrations that its kernels come from, ``host`` the
+    host's times; by default the shipped ones.
 
     Raises:
         InputError: ``tp`` does not divide the attention heads, the model has fewer layers than ``pp``, or ``ep`` does
@@ -35,6 +36,7 @@ class EngineConfig:
     ep: int = 1
     attention_dp: int = 1
     engine: str = ""
+    engine_version: str = ""
     graphs: bool = True
     library: Library | None = None
     host: Host | None = None

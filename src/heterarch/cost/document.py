@@ -174,7 +174,26 @@ def load_calibration(path: Path | str) -> Calibration:
                 where=str(path),
                 fix="calibrate again with this release",
             )
+    for number, fit in enumerate(found.fits):
+        _check_fit(fit, found.families.get(fit.family), f"{path}: fit {number} ({fit.family} on {fit.device})")
     return found
+
+
+def _check_fit(fit: Fit, part: Centres | None, where: str) -> None:
+    centres = part.centres if part else []
+    if part and np.shape(part.scales) != np.shape(centres):
+        raise InputError("scales and centres differ in shape", where=where, fix="calibrate again")
+    if len(fit.weights) > len(centres):
+        raise InputError(
+            "a fit has more weights than its family has functions",
+            observed=f"{len(fit.weights)} weights",
+            expected=f"at most {len(centres)}",
+            where=where,
+            fix="calibrate again",
+        )
+    missing = [axis for axis in part.axes if axis not in fit.domain] if part and fit.domain else []
+    if missing:
+        raise InputError("the domain of a fit lacks axes", observed=", ".join(missing), where=where)
 
 
 @lru_cache(maxsize=1)

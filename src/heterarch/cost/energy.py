@@ -37,9 +37,9 @@ _H200 = PowerModel(0.11, 249 / 700, 571 / 700, 190 / 700, Source(Grade.FITTED, f
 _B200 = PowerModel(0.11, 0.428, 0.769, 0.287, Source(Grade.FITTED, f"B200 {_KERNELS}"))
 _A100 = PowerModel(
     *(63 / 400, 0.28, 1.60, 0.71),
-    Source(Grade.FITTED, "20 runs of Llama-2-70B on A100 at TP 2 and 8, splitwise-sim 8f99e7d; 2 % median error"),
+    Source(Grade.FITTED, "20 runs of Llama-2-70B on A100, splitwise-sim 8f99e7d; 2 % median error on the same runs"),
 )
-_DEFAULT = PowerModel(0.15, 0.39, 0.79, 0.28, Source(Grade.GUESS, "mean of the H200 and B200 fits"))
+_DEFAULT = PowerModel(0.15, 0.39, 0.79, 0.28, Source(Grade.GUESS, "about the mean of the H200 and B200 fits"))
 
 #: devices whose kernel power was measured, and chips alike
 BY_DEVICE: Mapping[str, PowerModel] = MappingProxyType(

@@ -49,7 +49,7 @@ def step_cost(config: EngineConfig) -> StepCost:
     Raises:
         InputError: the device lacks a peak or link that is needed, or the model's row is not known well enough.
     """
-    cost, fit = closed_form(config), config.kernels.engine_fit(config.device, config.model, config.dtype, config.engine)
+    cost, fit = closed_form(config), config.kernels.engine_fit(config.name, config.model.id, config.engine)
     return fit.apply(cost) if fit else cost
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from heterarch.cost.closed_form import closed_form, hops_s, launches_s
+from heterarch.cost.closed_form import hops_s, launches_s
 from heterarch.cost.config import EngineConfig
+from heterarch.cost.engine import step_cost
 from heterarch.cost.forward import Call, decode_calls, head_calls, kernel_of, linear_calls, prefill_calls
 from heterarch.cost.step import step_time_s
 from heterarch.cost.transfer import group_link
@@ -87,7 +88,7 @@ def explain(config: EngineConfig, batch: int = 1, context: int = 1024, prefill: 
     seconds = sum(row.seconds for row in rows)
     spread = _spread(rows)
     pairs = prefill * (cached + prefill / 2)
-    closed = step_time_s(closed_form(config), batch + prefill, pairs, batch, batch * context)
+    closed = step_time_s(step_cost(config), batch + prefill, pairs, batch, batch * context)
     return Breakdown(
         config=config,
         rows=tuple(sorted(rows, key=lambda row: -row.seconds)),
@@ -108,11 +109,12 @@ def _kernels(config: EngineConfig, batch: int, context: int, prefill: int, cache
         yield _row(config, call)
     attention: list[Call] = []
     if batch:
-        attention += decode_calls(config, at(batch), at(context))
-    if prefill:
-        attention += prefill_calls(config, at(prefill), at(cached))
-    for call in attention:  # the micro-batches of a pipeline share it
-        yield _row(config, replace(call, count=call.count / config.pp))
+        attention += decode_calls(config, at(max(batch / config.pp, 1.0)), at(context))
+    if prefill:  # the micro-batches of a pipeline and the groups of data parallel attention share it
+        prompt = prefill_calls(config, at(prefill), at(cached))
+        attention += [replace(call, count=call.count / config.pp / config.attention_dp) for call in prompt]
+    for call in attention:
+        yield _row(config, call)
 
 
 def _stage_tokens(config: EngineConfig, batch: int, prefill: int) -> float:
@@ -124,11 +126,11 @@ def _row(config: EngineConfig, call: Call) -> Row:
     kernel = kernel_of(config, call)
     estimate = kernel.estimate(call.shapes)
     parts = {
-        "compute": float(estimate.compute_s[0]),
+        "steps" if call.link else "compute": float(estimate.compute_s[0]),
         "link" if call.link else "bandwidth": float(estimate.memory_s[0]),
         "overhead": estimate.overhead_s,
     }
-    bound = max(parts, key=lambda name: parts[name])
+    bound = max(parts, key=lambda name: parts[name]).replace("steps", "link")
     seconds = float(call.count * estimate.seconds[0])
     return Row(call.part, call.family, call.dtype, call.count, seconds, bound, float(estimate.sigma[0]), kernel.source)
 

@@ -251,7 +251,8 @@ def _collective(part: str, family: str, message: Floats, devices: int, count: fl
 def kernels_of(config: EngineConfig, call: Call) -> list[Kernel]:
     """The kernels that may run ``call`` on the config's device; the engine takes the fastest for each size."""
     if not call.link:
-        return [config.kernels.kernel(call.family, config.device, call.dtype, engine=config.engine)]
+        version = config.engine_version
+        return [config.kernels.kernel(call.family, config.device, call.dtype, config.engine, version=version)]
     rate = group_link(config.device, int(np.max(call.shapes["devices"]))).bytes_per_s
     return [
         config.kernels.kernel(call.family, config.device, call.dtype, engine=engine, bandwidth=rate)

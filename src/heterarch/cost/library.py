@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from heterarch.catalog.device import Device
-from heterarch.catalog.model import Model
 from heterarch.cost.document import LAW_SIGMA, Calibration, Fit, shipped
 from heterarch.cost.fitting.engine_fit import EngineFit
 from heterarch.cost.kernels.base import Family, Floats, Law, Shapes, Work
@@ -91,9 +91,11 @@ class Library:
     def __init__(self, calibrations: Iterable[Calibration], devices: Mapping[str, Device]) -> None:
         self.calibrations = tuple(calibrations)
         self.devices = devices
-        self._cache: dict[tuple[str, Device, str, str, float], Kernel] = {}
+        self._cache: dict[tuple[str, Device, str, str, float, str], Kernel] = {}
 
-    def kernel(self, family: str, device: Device, dtype: str, engine: str = "", bandwidth: float = 0.0) -> Kernel:
+    def kernel(
+        self, family: str, device: Device, dtype: str, engine: str = "", bandwidth: float = 0.0, version: str = ""
+    ) -> Kernel:
         """The kernel of ``family`` on ``device`` in the kernel format ``dtype``.
 
         Args:
@@ -102,24 +104,25 @@ class Library:
             dtype: a name of :data:`heterarch.cost.kernels.formats.FORMATS`.
             engine: prefer fits of this engine.
             bandwidth: bytes/s of the link for collectives; 0 stands for the device's memory.
+            version: prefer fits of this version of the engine; otherwise the newest.
 
         Raises:
             InputError: the device has no peak in which the format can compute.
         """
-        key = (family, device, dtype, engine, bandwidth)
+        key = (family, device, dtype, engine, bandwidth, version)
         if key not in self._cache:
-            self._cache[key] = self._find(family, device, dtype, engine, bandwidth)
+            self._cache[key] = self._find(family, device, dtype, engine, bandwidth, version)
         return self._cache[key]
 
-    def engine_fit(self, device: Device, model: Model, dtype: str, engine: str) -> EngineFit | None:
-        """What logs of whole iterations of that model on that device say, None where there are none."""
+    def engine_fit(self, split: str, model: str, engine: str) -> EngineFit | None:
+        """What logs of that model on engines of that split say (``EngineConfig.name``), None where there are none."""
         for calibration in self.calibrations:
             for fit in calibration.engines:
-                if (fit.device, fit.model, fit.dtype) == (device.id, model.id, dtype) and engine in ("", fit.engine):
+                if (fit.split, fit.model) == (split, model) and engine in ("", fit.engine):
                     return fit
         return None
 
-    def _find(self, family: str, device: Device, dtype: str, engine: str, bandwidth: float) -> Kernel:
+    def _find(self, family: str, device: Device, dtype: str, engine: str, bandwidth: float, version: str) -> Kernel:
         peak = FAMILIES[family].peak or device.peak(FAMILIES[family].compute or FORMATS[dtype].compute)
         rate = bandwidth or device.mem_bytes_per_s
         guess = prior(device, family)
@@ -127,7 +130,7 @@ class Library:
             for name in fallbacks(dtype):
                 for calibration in self.calibrations:
                     fits = calibration.by_key.get((family, name), ())
-                    fit = self._best([f for f in fits if self._relation(f, device) == tier], device, engine)
+                    fit = self._best([f for f in fits if self._relation(f, device) == tier], device, engine, version)
                     if fit is not None:
                         return self._kernel(calibration, fit, tier, family, dtype, peak, rate)
         if guess:
@@ -144,20 +147,21 @@ class Library:
         donor = self.devices.get(fit.device)
         return "sibling" if donor and _siblings(donor, device) else "other"
 
-    def _best(self, fits: list[Fit], device: Device, engine: str) -> Fit | None:
-        def distance(fit: Fit) -> tuple[bool, bool, float, str]:
+    def _best(self, fits: list[Fit], device: Device, engine: str, version: str) -> Fit | None:
+        def distance(fit: Fit) -> tuple[bool, bool, float, str, bool]:
             donor = self.devices.get(fit.device)
-            if donor is None:
-                return (fit.engine != engine, True, math.inf, fit.device)
-            return (fit.engine != engine, donor.vendor != device.vendor, _distance(donor, device), fit.device)
+            other, far = donor is None or donor.vendor != device.vendor, _distance(donor, device) if donor else math.inf
+            return (fit.engine != engine, other, far, fit.device, fit.engine_version != version)
 
-        return min(fits, key=distance, default=None)
+        return min(sorted(fits, key=_release, reverse=True), key=distance, default=None)
 
     def _kernel(
         self, calibration: Calibration, fit: Fit, tier: str, family: str, dtype: str, peak: float, rate: float
     ) -> Kernel:
         own = fit.dtype == dtype
         basis = calibration.bases.get(family) if tier != "other" and own else None
+        if basis is not None:
+            basis = basis.take(range(len(fit.weights)))
         if basis is not None and fit.domain:
             bounds = [fit.domain[axis] for axis in FAMILIES[family].axes]
             basis = basis.within([low for low, _ in bounds], [high for _, high in bounds])
@@ -174,6 +178,11 @@ class Library:
             sigma=fit.sigma if own else math.hypot(fit.sigma, FORMAT_SIGMA),
             law_sigma=fit.law_sigma if own else math.hypot(fit.law_sigma, FORMAT_SIGMA),
         )
+
+
+def _release(fit: Fit) -> list[int]:
+    """The numbers of an engine's version, to order releases."""
+    return [int(number) for number in re.findall(r"\d+", fit.engine_version)]
 
 
 def _siblings(donor: Device, device: Device) -> bool:

@@ -18,6 +18,7 @@ ROBUST = 0.1  # log errors above this count linearly
 #: a factor at this bound means that something else was measured than the configuration says
 FACTOR_BOUND = 5.0
 OVERHEAD_BOUND_S = 1.0
+FIRST_BOUND = 50.0  # median iterations that a prompt may wait before the engine
 #: sd of the log of a factor that is expected before any measurement, and what that counts for as a share of the rows:
 #: what the log does not show stays at 1
 EXPECTED_SD = 0.5
@@ -43,8 +44,9 @@ class EngineFit(BaseModel):
     ``attention`` x (attention and what is per sequence) of the prediction from kernels.
 
     ``held_out`` and ``prior`` are mean absolute relative errors, as shares: on iterations that were held out, and of
-    the prediction as it is. The factors are those of ``model``; they make up for what the prediction gets wrong
-    of it, so that they need not hold for another.
+    the prediction as it is. The factors are those of ``model`` on engines of ``split``; they make up for what the
+    prediction gets wrong of it, so that they need not hold for another. ``first_s`` is what a prompt takes before the
+    engine.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -54,9 +56,11 @@ class EngineFit(BaseModel):
     device: str
     dtype: str
     model: str = ""
+    split: str = ""
     overhead_s: float = Field(ge=0)
     linear: float = Field(gt=0)
     attention: float = Field(gt=0)
+    first_s: float = Field(0.0, ge=0)
     rows: int
     held_out: float
     prior: float
@@ -92,30 +96,31 @@ def fit_engine(
     _check_unit(parts, log.seconds)
     found = _solve(parts, log.seconds)
     held = _held_out(parts, log)
-    prior = _error(parts.sum(axis=0), log.seconds)
+    prior = _error(parts[:2].sum(axis=0), log.seconds)
     if held >= prior:
         raise InputError(
             "the fitted engine predicts held-out iterations no better than the prior, which stays",
             observed=f"held-out error {held:.1%}",
             expected=f"below the prior's {prior:.1%}",
         )
-    overhead_s, linear, attention = (float(f"{value:.4g}") for value in found)
+    overhead_s, linear, attention, first_s = (float(f"{value:.4g}") for value in found)
     return EngineFit(
         engine=engine, engine_version=engine_version, device=device, dtype=dtype, model=model, overhead_s=overhead_s,
-        linear=linear, attention=attention, rows=len(log.seconds), held_out=round(held, 4), prior=round(prior, 4),
+        linear=linear, attention=attention, first_s=first_s, rows=len(log.seconds), held_out=round(held, 4),
+        prior=round(prior, 4),
     )  # fmt: skip
 
 
 def _parts(cost: StepCost, log: Iterations) -> Floats:
-    """[2, rows]: predicted seconds of what scales with ``linear``, and with ``attention``."""
+    """[3, rows]: predicted seconds of what scales with ``linear`` and with ``attention``; whether there is a prompt."""
     tokens = log.prefill_tokens + log.sequences
     linear = step_time_s(cost, tokens, 0.0, 0.0, 0.0)
     whole = step_time_s(cost, tokens, log.pairs, log.sequences, log.context)
-    return np.stack([np.asarray(linear, dtype=np.float64), np.asarray(whole - linear, dtype=np.float64)])
+    return np.stack([np.asarray(part, dtype=np.float64) for part in (linear, whole - linear, log.prefill_tokens > 0)])
 
 
 def _check_unit(parts: Floats, seconds: Floats) -> None:
-    ratio = float(np.median(seconds / parts.sum(axis=0)))
+    ratio = float(np.median(seconds / parts[:2].sum(axis=0)))
     if not 1 / 100 < ratio < 100:
         way = "seconds in a column of milliseconds" if ratio < 1 else "milliseconds in a column of seconds"
         times = f"{ratio:,.0f}x above" if ratio > 1 else f"{1 / ratio:,.0f}x below"
@@ -126,28 +131,28 @@ def _check_unit(parts: Floats, seconds: Floats) -> None:
         )
 
 
-def _solve(parts: Floats, seconds: Floats) -> tuple[float, float, float]:
-    """(overhead, linear, attention)."""
+def _solve(parts: Floats, seconds: Floats) -> tuple[float, float, float, float]:
+    """(overhead, linear, attention, first)."""
     from scipy.optimize import least_squares
 
     scale = float(np.median(seconds))
 
     def error(x: Floats) -> Floats:
-        predicted = x[0] * scale + np.exp(x[1]) * parts[0] + np.exp(x[2]) * parts[1]
-        expected = math.sqrt(EXPECTED_SHARE * len(seconds)) * ROBUST * x[1:] / EXPECTED_SD
+        predicted = x[0] * scale + np.exp(x[1]) * parts[0] + np.exp(x[2]) * parts[1] + x[3] * scale * parts[2]
+        expected = math.sqrt(EXPECTED_SHARE * len(seconds)) * ROBUST * x[1:3] / EXPECTED_SD
         return np.concatenate([np.log(predicted / seconds), expected])
 
     bound = math.log(FACTOR_BOUND)
-    high = [min(OVERHEAD_BOUND_S / scale, 1.0), bound, bound]
-    found = least_squares(error, [0.01, 0.0, 0.0], bounds=([0.0, -bound, -bound], high), loss="soft_l1", f_scale=ROBUST)
-    overhead, linear, attention = found.x
+    low, high = [0.0, -bound, -bound, 0.0], [min(OVERHEAD_BOUND_S / scale, 1.0), bound, bound, FIRST_BOUND]
+    found = least_squares(error, [0.01, 0.0, 0.0, 0.01], bounds=(low, high), loss="soft_l1", f_scale=ROBUST)
+    overhead, linear, attention, first = found.x
     if max(abs(linear), abs(attention)) > 0.98 * bound:
         raise InputError(
             f"the measured iterations are more than {FACTOR_BOUND:g}x from the predicted ones",
             observed=f"linear layers {math.exp(linear):.2g}x, attention {math.exp(attention):.2g}x",
             fix="check device, model, tp and format of the engine that wrote the log",
         )
-    return float(overhead) * scale, math.exp(linear), math.exp(attention)
+    return float(overhead) * scale, math.exp(linear), math.exp(attention), float(first) * scale
 
 
 def _held_out(parts: Floats, log: Iterations) -> float:
@@ -161,8 +166,8 @@ def _held_out(parts: Floats, log: Iterations) -> float:
     errors = np.empty(len(kind))
     for index in range(FOLDS):
         out = fold == index
-        overhead_s, linear, attention = _solve(parts[:, ~out], log.seconds[~out])
-        predicted = overhead_s + linear * parts[0, out] + attention * parts[1, out]
+        overhead_s, *factors = _solve(parts[:, ~out], log.seconds[~out])
+        predicted = overhead_s + np.array(factors) @ parts[:, out]
         errors[out] = np.abs(predicted / log.seconds[out] - 1)
     return float(errors.mean())
 

@@ -84,7 +84,7 @@ def prefill_work(shapes: Shapes, dtype: str) -> Work:
     moved = shape.wide + FORMATS[dtype].activation_bytes * shape.kv_values * shape.span
     query, keys = np.minimum(shape.query, LONG[0]), np.minimum(shape.keys, LONG[1])
     at = [log2(shape.batch * shape.heads), log2(query), log2(keys), shape.group, log2(shape.head_dim)]
-    return Work(shape.flops * busy, moved, np.stack(at, axis=1))
+    return Work(shape.flops * busy, moved, np.stack(at, axis=1), shape.flops)
 
 
 def decode_work(shapes: Shapes, dtype: str) -> Work:
@@ -104,7 +104,7 @@ def decode_work(shapes: Shapes, dtype: str) -> Work:
         np.where(packed, shape.group, -UNPACKED - shape.group),
         log2(shape.head_dim),
     ]
-    return Work(shape.flops * np.maximum(1.0, rows), moved, np.stack(at, axis=1))
+    return Work(shape.flops * np.maximum(1.0, rows), moved, np.stack(at, axis=1), shape.flops)
 
 
 def mla_prefill(

@@ -20,6 +20,7 @@ class Work(NamedTuple):
     flops: Floats  # multiply-adds count 2
     bytes: Floats  # through device memory, or over the link of a collective
     at: Floats  # [rows, axes]: where the kernels lie for the residual, mostly log2 of sizes
+    useful: Floats | None = None  # FLOP without what tiles pad; None: all
 
 
 class Law(NamedTuple):

@@ -82,7 +82,7 @@ def expert_exchange(
     - Attention is data parallel and every device holds whole experts (``ep`` = tp x attention_dp): an all-to-all takes
       each token to the devices that hold its experts, once per device (DeepEP and its like in vLLM, SGLang and
       TensorRT-LLM), and a second one brings 16-bit results back.
-    - Otherwise, or without such kernels (``all_to_all`` False; the default of vLLM and SGLang): an all-gather takes
+    - Otherwise, or without such kernels (``all_to_all`` False): an all-gather takes
       all tokens to all devices, a reduce-scatter returns the sums. Where attention is also tensor parallel, its
       devices gather the tokens of their group at last.
 

@@ -35,6 +35,8 @@ NAMES = {
     "bfloat16": "bf16",
     "half": "bf16",
     "float16": "bf16",
+    "fp16": "bf16",
+    "fp8_e4m3": "fp8",
     "fp8_block": "fp8-block",
     "nvfp4": "fp4",
     "int4_wo": "int4",

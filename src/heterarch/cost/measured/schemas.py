@@ -11,6 +11,7 @@ from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.model import Model
 from heterarch.cost.measured.columns import Columns, Floats, Mask
 from heterarch.cost.measured.measurements import Defaults, Labels, Rows, Schema
+from heterarch.errors import InputError
 
 #: names of collectives in files -> families
 COLLECTIVES = {"alltoall": "all_to_all", "allreduce": "all_reduce", "allgather": "all_gather"}
@@ -86,7 +87,14 @@ def _backends(kernels: list[str], labels: Labels, shapes: Mapping[str, Floats]) 
 
 def _skew(distribution: str) -> float:
     """The exponent of ``power_law_A``; 0 where the experts are equally loaded."""
-    return float(distribution.removeprefix("power_law_")) if distribution.startswith("power_law_") else 0.0
+    if not distribution.startswith("power_law_"):
+        return 0.0
+    try:
+        return float(distribution.removeprefix("power_law_"))
+    except ValueError:
+        raise InputError(
+            "the load of experts is not known", observed=distribution, expected="balanced, or power_law_ and a number"
+        ) from None
 
 
 def _read_collective(columns: Columns, defaults: Defaults, catalog: Catalog) -> Iterator[Rows]:

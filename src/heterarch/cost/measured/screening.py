@@ -54,10 +54,11 @@ def screen(table: KernelTable, family: Family, peak: float, bandwidth: float) ->
     if not len(table):
         raise InputError(f"no row of {table.name} is usable", observed="; ".join(notes), where=table.file)
     work = family.work(table.shapes, table.dtype)
-    roofline_s = np.maximum(work.flops / peak, work.bytes / bandwidth)
+    flops = work.flops if work.useful is None else work.useful
+    roofline_s = np.maximum(flops / peak, work.bytes / bandwidth)
     _check_unit(table, roofline_s)
-    above = work.flops / peak > ABOVE_PEAK * table.seconds
-    _check_peak(table, above, work.flops, peak)
+    above = flops / peak > ABOVE_PEAK * table.seconds
+    _check_peak(table, above, flops, peak)
     slow = table.seconds / (roofline_s + SLOW_START_S)
     outlier = slow > OUTLIER * np.median(slow)
     notes += _listed(table, above, f"computes faster than the peak of {peak:.3g} FLOP/s")

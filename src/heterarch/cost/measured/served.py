@@ -132,7 +132,7 @@ def served(row: Row, catalog: Catalog) -> ServingPoint:
     clients = _number(row, "concurrency") or _number(row, "batch_size") * max(_number(row, "attention_dp_size"), 1)
     prompt, output = _number(row, "isl"), _number(row, "osl")
     if row["mode"] == "disagg":
-        prefill, decode = _pools(row, model, clients)
+        prefill, decode = _pools(row, model, device, clients)
     else:
         prefill, decode = None, _aggregate(row, clients)
         if decode.devices not in (1, 2, 4, NODE, 2 * NODE):
@@ -166,10 +166,10 @@ def _split(row: Row, role: str) -> Split:
     return Split(devices, min(dp, devices), math.gcd(ep, devices))
 
 
-def _pools(row: Row, model: Model, clients: float) -> tuple[Split, Split]:
+def _pools(row: Row, model: Model, device: Device, clients: float) -> tuple[Split, Split]:
     """Prefill and decode engines; where their number or size is not given, what such deployments have."""
     prefill, decode = _split(row, "prefill_"), _split(row, "decode_")
-    if prefill.devices == decode.devices > NODE and row["hardware"].startswith("gb"):
+    if prefill.devices == decode.devices > NODE and _rack(device):
         return _parts(decode.devices, clients, _number(row, "isl") / _number(row, "osl"))
     if prefill.devices == decode.devices == 1 and model.experts:
         large = clients > LOW_LATENCY
@@ -177,12 +177,17 @@ def _pools(row: Row, model: Model, clients: float) -> tuple[Split, Split]:
     if decode.devices > 2 * NODE or clients / decode.devices > CROWD:
         decode = decode._replace(attention_dp=decode.devices, ep=decode.devices)
     prompts, outputs = (round(_number(row, f"{role}_num_workers")) for role in ("prefill", "decode"))
-    several = decode.devices <= NODE and decode.attention_dp == 1 and clients <= LOW_LATENCY and _spreads(row)
+    several = decode.devices <= NODE and decode.attention_dp == 1 and clients <= LOW_LATENCY and _spreads(row, device)
     return prefill._replace(engines=prompts), decode._replace(engines=outputs or (4 if several else 1))
 
 
-def _spreads(row: Row) -> bool:
-    return row["backend"] == "trtllm" or row["hardware"].startswith("gb")
+def _rack(device: Device) -> bool:
+    """Whether the scale-up link joins more devices than a server has."""
+    return (device.scaleup_domain or 1) > NODE
+
+
+def _spreads(row: Row, device: Device) -> bool:
+    return row["backend"] == "trtllm" or _rack(device)
 
 
 def _parts(devices: int, clients: float, ratio: float) -> tuple[Split, Split]:

@@ -67,9 +67,9 @@ def _spans(message: Any, file: str) -> Iterator[Mapping[str, Any]]:
     if not isinstance(message, dict) or "resourceSpans" not in message:
         observed = ", ".join(message) if isinstance(message, dict) else type(message).__name__
         raise InputError("not OTLP JSON of spans", observed=observed, expected="resourceSpans", where=file)
-    for resource in message["resourceSpans"]:
-        for scope in resource.get("scopeSpans", ()):
-            yield from scope.get("spans", ())
+    for resource in message["resourceSpans"] or ():
+        for scope in resource.get("scopeSpans") or ():
+            yield from scope.get("spans") or ()
 
 
 def _row(span: Mapping[str, Any]) -> dict[str, object] | None:
@@ -78,7 +78,10 @@ def _row(span: Mapping[str, Any]) -> dict[str, object] | None:
     found = {name: next((given[key] for key in keys if key in given), None) for name, keys in ATTRIBUTES.items()}
     if None in (found["prompt_tokens"], found["output_tokens"], found["ttft_s"]) or "error.type" in given:
         return None
-    start, stop = (int(span.get(name, 0)) for name in ("startTimeUnixNano", "endTimeUnixNano"))
+    try:
+        start, stop = (int(span.get(name, 0)) for name in ("startTimeUnixNano", "endTimeUnixNano"))
+    except (TypeError, ValueError):
+        return None
     return found | {
         "queue_s": found["queue_s"] or 0.0,
         "submitted_s": start * NANOSECOND,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,7 @@ from heterarch.catalog.server import Site
 from heterarch.cost.config import EngineConfig
 from heterarch.cost.energy import call_j, embodied_gco2e_per_h
 from heterarch.cost.engine import decode_s, prefill_s, step_cost
-from heterarch.cost.memory import memory_fit
+from heterarch.cost.memory import memory_fit, most_sequences
 from heterarch.cost.money.tco import Calls, EngineSeconds, OwnPrices, engine_seconds, token_prices
 from heterarch.cost.step import StepCost
 from heterarch.errors import InputError
@@ -87,13 +88,12 @@ def operating_point(configs: Iterable[EngineConfig], calls: Calls, batch: int) -
     best: OperatingPoint | None = None
     reason = InputError("no configuration to choose from")
     for config in configs:
-        fit = memory_fit(config)
-        room = int(fit.kv_tokens // (calls.prompt_tokens + calls.output_tokens))
+        room = most_sequences(config, math.ceil(calls.prompt_tokens + calls.output_tokens))
         if room and (best is None or room > best.batch):
             best = OperatingPoint(config, calls, min(room, batch))
         if room >= batch:
             break
-        reason = InputError(fit.explain(), fix="more devices per engine, or shorter calls")
+        reason = InputError(memory_fit(config).explain(), fix="more devices per engine, or shorter calls")
     if best is None:
         raise reason
     return best
