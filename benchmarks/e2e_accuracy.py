@@ -14,7 +14,7 @@ import argparse
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from heterarch.errors import HeterarchError
 Index = NDArray[np.int64]
 Floats = NDArray[np.float64]
 DRAWS, SHARE = 3, 0.3
+LEAST_KNOWN = 12  # rows that a correction is refitted to
 FAMILY = "DeepSeek"  # models of one architecture, left out together
 
 
@@ -71,6 +72,17 @@ def answer(path: Path) -> Answered:
     return Answered([f[0] for f in found], [f[1] for f in found], [f[2] for f in found], reasons)
 
 
+def joined(parts: Iterable[Answered]) -> Answered:
+    """Several files as one."""
+    found = list(parts)
+    return Answered(
+        [point for part in found for point in part.points],
+        [latency for part in found for latency in part.latencies],
+        [row for part in found for row in part.rows],
+        sum((part.reasons for part in found), Counter()),
+    )
+
+
 def splits(points: Sequence[ServingPoint]) -> Iterator[tuple[str, Index]]:
     """(kind of validation, rows that are left out)."""
     random = np.random.default_rng(1)
@@ -93,6 +105,9 @@ def validate(data: Answered) -> dict[str, Any]:
     pooled: dict[str, dict[str, list[Floats]]] = {}
     for kind, out in splits(data.points):
         known = np.setdiff1d(everything, out)
+        known = known[np.isfinite(log_measured[:, known]).all(axis=0)]
+        if len(known) < LEAST_KNOWN or not len(out):
+            continue
         part = fit_correction(*data.take(known))
         guesses = {"ours": _corrected(part, *data.take(out)), "constants": _corrected(_bare(part), *data.take(out))}
         for method in (nearest, boosted_trees):
@@ -136,16 +151,22 @@ def scores(guess: Floats, measured: Floats, points: Sequence[ServingPoint]) -> d
     }
 
 
-def _errors(guess: Floats, measured: Floats) -> dict[str, float]:
-    error = np.abs(guess / measured - 1)
+def _errors(guess: Floats, measured: Floats) -> dict[str, float] | None:
+    known = np.isfinite(measured)
+    if not known.any():
+        return None
+    error = np.abs(guess[known] / measured[known] - 1)
     within = {f"within_{share}_percent": _short((error <= share / 100).mean()) for share in (10, 20, 30)}
     return {"median": _short(np.median(error)), "mean": _short(error.mean()), **within}
 
 
-def _spearman(one: Floats, other: Floats) -> float:
+def _spearman(one: Floats, other: Floats) -> float | None:
     from scipy.stats import spearmanr
 
-    return _short(spearmanr(one, other).statistic)
+    known = np.isfinite(other)
+    if min(len(np.unique(one[known])), len(np.unique(other[known]))) < 2:
+        return None
+    return _short(spearmanr(one[known], other[known]).statistic)
 
 
 def _short(value: Any) -> float:
@@ -155,7 +176,7 @@ def _short(value: Any) -> float:
 def with_shipped(data: Answered) -> dict[str, Any] | None:
     """Errors with the shipped correction, None where the calibration has none."""
     part = shipped().correction
-    if part is None:
+    if part is None or not data.points:
         return None
     guess = _corrected(part, data.points, data.latencies)
     return scores(guess, data.measured(np.arange(len(data.points))), data.points)
@@ -174,15 +195,15 @@ def main() -> None:
         show_skipped("e2e_accuracy")
         return
     result = facts("e2e_accuracy")
-    data = answer(files[0])
+    data = joined(answer(file) for file in files)
     rows = len(data.points) + sum(data.reasons.values())
-    sha256 = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    sha256 = {hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     result |= {
-        "file": files[0].name,
+        "files": [file.name for file in files],
         "rows": rows,
-        "answered": _short(len(data.points) / rows),
+        "answered": _short(len(data.points) / rows) if rows else None,
         "unanswered": dict(data.reasons),
-        "training_rows": sha256 in {file.sha256 for file in shipped().files},
+        "training_rows": sha256 <= {file.sha256 for file in shipped().files},
         "shipped": with_shipped(data),
         "left_out": validate(data) if arguments.validate else None,
     }

@@ -27,7 +27,7 @@ def data_folder() -> Path | None:
 
 def show(result: dict[str, Any]) -> None:
     """Print the one JSON object of a benchmark."""
-    print(json.dumps(result, indent=1))
+    print(json.dumps(result, indent=1, allow_nan=False))
 
 
 def show_skipped(benchmark: str) -> None:

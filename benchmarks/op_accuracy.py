@@ -22,7 +22,8 @@ from heterarch.cost.document import Calibration, load_calibration, shipped
 from heterarch.cost.fitting.calibrate import LINKED, rates
 from heterarch.cost.library import Library
 from heterarch.cost.measured.measurements import KernelTable, read_kernels
-from heterarch.errors import HeterarchError
+from heterarch.cost.measured.screening import usable
+from heterarch.errors import HeterarchError, InputError
 
 Floats = NDArray[np.float64]
 
@@ -93,7 +94,9 @@ def score(table: KernelTable, library: Library, catalog: Catalog) -> Scored:
     device = catalog.devices[table.device]
     link = rates(table.family, device, table.dtype)[1] if table.family in LINKED else 0.0
     kernel = library.kernel(table.family, device, table.dtype, table.engine, link)
-    valid = np.isfinite(table.seconds) & (table.seconds > 0)
+    valid = usable(table)
+    if not valid.any():
+        raise InputError("no row has a time and sizes above 0")
     shapes = {name: column[valid] for name, column in table.shapes.items()}
     found, measured_s = kernel.estimate(shapes), table.seconds[valid]
     log_error = np.abs(np.log(measured_s / found.seconds))

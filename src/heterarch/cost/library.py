@@ -19,7 +19,7 @@ from heterarch.cost.kernels.families import FAMILIES
 from heterarch.cost.kernels.formats import FORMATS, fallbacks
 from heterarch.cost.priors import prior
 from heterarch.cost.residual import Basis, coverage, residual
-from heterarch.errors import InputError
+from heterarch.errors import InputError, UnknownNameError
 from heterarch.units import Grade, Source
 
 #: sd of the log error that a transfer adds: to another chip of one architecture, to another generation, to a class
@@ -109,6 +109,9 @@ class Library:
         Raises:
             InputError: the device has no peak in which the format can compute.
         """
+        for kind, name, known in (("kernel family", family, FAMILIES), ("kernel format", dtype, FORMATS)):
+            if name not in known:
+                raise UnknownNameError(kind, name, [*known])
         key = (family, device, dtype, engine, bandwidth, version)
         if key not in self._cache:
             self._cache[key] = self._find(family, device, dtype, engine, bandwidth, version)

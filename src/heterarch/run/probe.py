@@ -51,11 +51,18 @@ class ProbeOptions:
     def __post_init__(self) -> None:
         if self.max_usd is not None and self.prices is None:
             raise InputError("a bound in USD needs the endpoint's prices", fix="give the USD per million tokens")
-        bounds = {"output_tokens": self.output_tokens, "max_requests": self.max_requests, "max_tokens": self.max_tokens}
+        names = ("output_tokens", "max_requests", "max_tokens")
+        bounds: dict[str, float] = {name: getattr(self, name) for name in names}
         bounds |= {f"prompt of {size} tokens": size for size in self.prompt_tokens}
         bounds |= {f"concurrency {size}": size for size in self.concurrency}
+        if self.max_usd is not None and self.prices is not None:
+            if not 0 <= self.max_usd < math.inf:
+                raise InputError("the bound in USD is no amount", observed=str(self.max_usd))
+            for kind in ("input_usd_per_mtok", "cached_usd_per_mtok", "output_usd_per_mtok"):
+                if not 0 <= getattr(self.prices, kind) < math.inf:
+                    raise InputError(f"{kind} is no price", observed=str(getattr(self.prices, kind)))
         for name, value in {**bounds, "max_seconds": self.max_seconds, "timeout_s": self.timeout_s}.items():
-            if not value > 0:
+            if not 0 < value < math.inf:
                 raise InputError("a probe needs bounds and sizes above 0", observed=f"{name}: {value}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,12 @@ from heterarch.cost.measured.measurements import Defaults, Labels, Rows, Schema
 from heterarch.errors import InputError
 
 #: names of collectives in files -> families
-COLLECTIVES = {"alltoall": "all_to_all", "allreduce": "all_reduce", "allgather": "all_gather"}
+COLLECTIVES = {
+    "alltoall": "all_to_all",
+    "reducescatter": "reduce_scatter",
+    "allreduce": "all_reduce",
+    "allgather": "all_gather",
+}
 #: the ``node`` of a file of collectives -> (device, devices that share a link)
 NODES = {"a100_dgx": ("a100_sxm", 8), "h100_dgx": ("h100_sxm", 8)}
 #: kernel libraries that a MoE kernel's name may contain
@@ -87,14 +93,11 @@ def _backends(kernels: list[str], labels: Labels, shapes: Mapping[str, Floats]) 
 
 def _skew(distribution: str) -> float:
     """The exponent of ``power_law_A``; 0 where the experts are equally loaded."""
-    if not distribution.startswith("power_law_"):
-        return 0.0
-    try:
-        return float(distribution.removeprefix("power_law_"))
-    except ValueError:
-        raise InputError(
-            "the load of experts is not known", observed=distribution, expected="balanced, or power_law_ and a number"
-        ) from None
+    found = re.match(r"power_law_(\d+(\.\d+)?)", distribution)
+    if found is None and distribution.startswith("power_law_"):
+        expected = "balanced, or power_law_ and a number"
+        raise InputError("the load of experts is not known", observed=distribution, expected=expected)
+    return float(found[1]) if found else 0.0
 
 
 def _read_collective(columns: Columns, defaults: Defaults, catalog: Catalog) -> Iterator[Rows]:

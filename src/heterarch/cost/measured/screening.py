@@ -50,7 +50,7 @@ def screen(table: KernelTable, family: Family, peak: float, bandwidth: float) ->
             or no row is usable.
     """
     notes: list[str] = []
-    table = _keep(table, _finite(table), "is not a time above 0 with sizes above 0", notes)
+    table = _keep(table, usable(table), "is not a time above 0 with sizes above 0", notes)
     if not len(table):
         raise InputError(f"no row of {table.name} is usable", observed="; ".join(notes), where=table.file)
     work = family.work(table.shapes, table.dtype)
@@ -66,7 +66,7 @@ def screen(table: KernelTable, family: Family, peak: float, bandwidth: float) ->
     return _merged(_rows(table, ~above & ~outlier), notes)
 
 
-def _finite(table: KernelTable) -> Mask:
+def usable(table: KernelTable) -> Mask:
     """Rows with a positive time and sizes; a window or a skew may be 0."""
     sizes = np.stack(list(table.shapes.values()))
     may_be_0 = np.array([name in ("window", "skew") for name in table.shapes])[:, None]

@@ -19,10 +19,11 @@ from heterarch.catalog.device import Device
 from heterarch.catalog.model import Model
 from heterarch.cost.config import EngineConfig
 from heterarch.cost.engine import step_cost
+from heterarch.cost.kernels.formats import kernel_format
 from heterarch.cost.memory import most_sequences
 from heterarch.cost.serving import Latency, Load, aggregated, disaggregated
 from heterarch.cost.step import StepCost
-from heterarch.errors import HeterarchError, InputError
+from heterarch.errors import HeterarchError, InputError, UnknownNameError
 
 NODE = 8  # devices of a server of accelerators; more of them in one engine span servers or a rack
 LOW_LATENCY = 400  # clients up to which decode engines of at most NODE devices come in several
@@ -131,23 +132,36 @@ def served(row: Row, catalog: Catalog) -> ServingPoint:
     device, model = catalog.find_device(row["hardware"]), catalog.find_model(row["model"])
     clients = _number(row, "concurrency") or _number(row, "batch_size") * max(_number(row, "attention_dp_size"), 1)
     prompt, output = _number(row, "isl"), _number(row, "osl")
+    if min(clients, prompt, output) <= 0:
+        raise InputError("no clients, prompt or output above 0", expected="concurrency or batch_size, isl, osl")
     if row["mode"] == "disagg":
         prefill, decode = _pools(row, model, device, clients)
     else:
         prefill, decode = None, _aggregate(row, clients)
         if decode.devices not in (1, 2, 4, NODE, 2 * NODE):
             prefill, decode = _parts(decode.devices, clients, prompt / output)
+    ttft_s, tpot_s = ((_number(row, name) or math.nan) / 1e3 for name in ("ttft_ms", "tpot_ms"))
     return ServingPoint(
-        model, device, row["precision"] or "bf16", row["backend"], decode, prefill, clients, prompt, output,
-        _day(row["measured_date"]), _number(row, "ttft_ms") / 1e3, _number(row, "tpot_ms") / 1e3,
+        model, device, _dtype(row, model), row["backend"], decode, prefill, clients, prompt, output,
+        _day(row.get("measured_date") or ""), ttft_s, tpot_s,
     )  # fmt: skip
 
 
+def _dtype(row: Row, model: Model) -> str:
+    """The format of the weights: as the row says, else that of its GEMM, else that the model is published in."""
+    given = row["precision"] or row.get("gemm_quant_mode") or ""
+    try:
+        name = kernel_format(given)
+    except UnknownNameError:
+        return model.dtype if given.lower() in ("", "nan", "auto") else given
+    return {"fp8-block": "fp8", "mxfp4": "fp4", "mxfp4-fp8": "fp4"}.get(name, name)
+
+
 def _aggregate(row: Row, clients: float) -> Split:
-    if row["attention_dp_size"]:
+    if _number(row, "attention_dp_size"):
         return _split(row, "")
-    groups = round(clients / (_number(row, "batch_size") or clients))
-    devices = round(_number(row, "tp_size"))
+    groups = max(1, round(clients / (_number(row, "batch_size") or clients)))
+    devices = max(1, round(_number(row, "tp_size")))
     return Split(devices, groups if devices % groups == 0 else 1, max(1, round(_number(row, "moe_ep_size"))))
 
 
@@ -200,8 +214,15 @@ def _parts(devices: int, clients: float, ratio: float) -> tuple[Split, Split]:
 
 
 def _number(row: Row, name: str) -> float:
-    return float(row[name] or 0)
+    try:
+        value = float(row[name] or 0)
+    except ValueError:
+        raise InputError(f"column {name!r} holds no number", observed=repr(row[name])) from None
+    return 0.0 if math.isnan(value) else value
 
 
 def _day(text: str) -> float:
-    return float((date.fromisoformat(text) - EPOCH).days) if text else math.nan
+    try:
+        return float((date.fromisoformat(text[:10]) - EPOCH).days)
+    except ValueError:
+        return math.nan

@@ -67,6 +67,8 @@ def _spans(message: Any, file: str) -> Iterator[Mapping[str, Any]]:
     if not isinstance(message, dict) or "resourceSpans" not in message:
         observed = ", ".join(message) if isinstance(message, dict) else type(message).__name__
         raise InputError("not OTLP JSON of spans", observed=observed, expected="resourceSpans", where=file)
+    if not isinstance(message["resourceSpans"] or [], list):
+        raise InputError("not OTLP JSON of spans", observed="resourceSpans is no list", where=file)
     for resource in message["resourceSpans"] or ():
         for scope in resource.get("scopeSpans") or ():
             yield from scope.get("spans") or ()
@@ -74,7 +76,8 @@ def _spans(message: Any, file: str) -> Iterator[Mapping[str, Any]]:
 
 def _row(span: Mapping[str, Any]) -> dict[str, object] | None:
     """The columns of a call; None for another span, and for a call that failed or was not streamed."""
-    given = {item["key"]: next(iter(item["value"].values()), None) for item in span.get("attributes", ())}
+    named = [item for item in span.get("attributes") or () if "key" in item and isinstance(item.get("value"), dict)]
+    given = {item["key"]: next(iter(item["value"].values()), None) for item in named}
     found = {name: next((given[key] for key in keys if key in given), None) for name, keys in ATTRIBUTES.items()}
     if None in (found["prompt_tokens"], found["output_tokens"], found["ttft_s"]) or "error.type" in given:
         return None

@@ -145,14 +145,21 @@ class _Stream:
         details = self.usage.get("prompt_tokens_details") or {}
         return Completion(
             text="".join(self.pieces),
-            prompt_tokens=int(self.usage.get("prompt_tokens") or 0),
-            cached_tokens=int(details.get("cached_tokens") or 0),
-            output_tokens=int(self.usage.get("completion_tokens") or self.arrived),
+            prompt_tokens=_count(self.usage.get("prompt_tokens") or 0, where),
+            cached_tokens=_count(details.get("cached_tokens") or 0, where),
+            output_tokens=_count(self.usage.get("completion_tokens") or self.arrived, where),
             ttft_s=self.first_s or finish_s,
             finish_s=self.last_s or finish_s,
             finish_reason=self.reason,
             counted=bool(self.usage.get("completion_tokens")),
         )
+
+
+def _count(value: object, where: str) -> int:
+    """A number of tokens in a usage."""
+    if not isinstance(value, int | float) or not value == value // 1 or value < 0:
+        raise BadResponseError("a token count is no whole number", observed=repr(value), where=where)
+    return int(value)
 
 
 def _headers(api_key_env: str) -> dict[str, str]:
