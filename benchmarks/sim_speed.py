@@ -60,9 +60,7 @@ REFERENCE: dict[str, dict[str, Any]] = {
         "loop_cpu_s": 27.08,
     },
 }
-STEP = StepPart(
-    fixed_s=9.958e-3, token_s=5.059e-5, sequence_s=-5.170e-5, context_s=3.335e-7, pair_s=2.417e-9
-)
+STEP = StepPart(fixed_s=9.958e-3, token_s=5.059e-5, sequence_s=-5.170e-5, context_s=3.335e-7, pair_s=2.417e-9)
 LONGEST = 4096
 
 

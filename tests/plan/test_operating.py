@@ -45,7 +45,9 @@ def test_batch_and_rate_are_inverse(mix: Mix, engine: Engine, role: str) -> None
         rate = model.rate_at_batch(batch)
         point = model.point(rate)
         assert point is not None
-        assert point.batch == pytest.approx(batch, rel=2e-2), "steps of the kernels: near it other batches carry as much"
+        assert point.batch == pytest.approx(batch, rel=2e-2), (
+            "steps of the kernels: near it other batches carry as much"
+        )
         assert point.batch == pytest.approx(rate * mix.mean_output * point.tpot_s, rel=1e-3)  # Little's law
 
 
