@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,5 +52,5 @@ def _clients(row: Row) -> str:
     return row["concurrency"] or row["batch_size"]
 
 
-def _log2(text: Any) -> float:
+def _log2(text: str) -> float:
     return float(np.log2(max(float(text), 0.5))) if text else ABSENT

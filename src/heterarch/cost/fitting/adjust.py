@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from heterarch.cost.document import ErrorPart, Fit
-from heterarch.cost.fitting.fit import FOLDS, RIDGES, Measurements
-from heterarch.cost.kernels.base import Floats
+from heterarch.cost.document import Fit
+from heterarch.cost.fitting.fit import RIDGES, Measurements
+from heterarch.cost.fitting.score import FOLDS, error_of, folds_of, spread_of
 from heterarch.cost.library import Kernel
 from heterarch.cost.residual import fit_weights, residual
 
@@ -28,7 +28,7 @@ def adjusted(kernel: Kernel, data: Measurements, *, device: str, engine: str, en
     log_law = np.log(kernel.law.seconds(work, kernel.peak, kernel.bandwidth))
     left = np.log(data.seconds) - log_law
     target = left - values @ kernel.weights
-    fold = _folds(data)
+    fold = folds_of(data.groups)
     held = {ridge: np.empty(len(left)) for ridge in RIDGES}
     for ridge in RIDGES:
         for index in range(FOLDS):
@@ -37,7 +37,6 @@ def adjusted(kernel: Kernel, data: Measurements, *, device: str, engine: str, en
             held[ridge][out] = left[out] - residual(values[out], kernel.weights + change)
     ridge = min(RIDGES, key=lambda value: float(np.abs(held[value]).mean()))
     weights = kernel.weights + fit_weights(values, target, ridge)
-    spread = np.subtract(*np.quantile(held[ridge], [0.84, 0.16]))
     return Fit(
         family=kernel.family.name,
         device=device,
@@ -47,22 +46,12 @@ def adjusted(kernel: Kernel, data: Measurements, *, device: str, engine: str, en
         **kernel.law._asdict(),
         weights=weights.round(SHORT).tolist(),
         rows=len(left),
-        fitted=_error(left - residual(values, weights)),
-        held_out=_error(held[ridge]),
-        sigma=max(round(float(spread) / 2, 4), 0.01),
+        fitted=error_of(left - residual(values, weights)),
+        held_out=error_of(held[ridge]),
+        sigma=spread_of(held[ridge]),
         law_sigma=kernel.law_sigma,
         domain={
             axis: (round(float(least), 3), round(float(most), 3))
             for axis, least, most in zip(kernel.family.axes, low, high, strict=True)
         },
     )
-
-
-def _folds(data: Measurements) -> Floats:
-    _, index = np.unique(np.array([str(group) for group in data.groups]), return_inverse=True)
-    return np.asarray(np.random.default_rng(7).permutation(index.max() + 1)[index] % FOLDS)
-
-
-def _error(log_error: Floats) -> ErrorPart:
-    share = np.abs(np.expm1(-log_error))
-    return ErrorPart(rows=len(share), median=round(float(np.median(share)), 5), mean=round(float(share.mean()), 5))

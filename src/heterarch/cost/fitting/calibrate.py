@@ -15,7 +15,8 @@ from heterarch.cost.document import Calibration, Centres, Fit, MeasurementFile
 from heterarch.cost.engine import step_cost
 from heterarch.cost.fitting.adjust import adjusted
 from heterarch.cost.fitting.engine_fit import EngineFit, fit_engine
-from heterarch.cost.fitting.fit import FOLDS, LEAST_ROWS, Measurements, Table, fit_family, shared_basis
+from heterarch.cost.fitting.fit import LEAST_ROWS, Measurements, Table, fit_family, shared_basis
+from heterarch.cost.fitting.score import FOLDS
 from heterarch.cost.kernels.base import Family
 from heterarch.cost.kernels.collective import COLLECTIVES
 from heterarch.cost.kernels.families import FAMILIES

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from heterarch.cost.document import CorrectionPart, HostPart
+from heterarch.cost.fitting.score import FOLDS, short, spread_of
 from heterarch.cost.kernels.formats import FORMATS, kernel_format
 from heterarch.cost.measured.served import ServingPoint
 from heterarch.cost.residual import CONSTANT, Floats, candidates, choose, coverage, fit_weights, residual
@@ -22,7 +23,6 @@ from heterarch.cost.serving import Latency
 #: functions of TPOT and of TTFT, for all devices and formats together
 FUNCTIONS = (60, 140)
 RIDGE = 0.05
-FOLDS = 4
 TYPICAL_DAY = 300.0  # where the release of the engine is unknown
 BACKENDS = ("trtllm", "sglang", "vllm")
 T = TypeVar("T")
@@ -92,12 +92,12 @@ def fit_correction(points: Sequence[ServingPoint], latencies: Sequence[Latency])
     errors = np.median(np.abs(np.expm1(-held)), axis=1)
     return _fit(points, latencies).model_copy(
         update={
-            "tpot_error": _short(errors[0]),
-            "ttft_error": _short(errors[1]),
-            "tpot_sigma": _spread(held[0]),
-            "ttft_sigma": _spread(held[1]),
-            "tpot_far_sigma": _spread(bare[0]),
-            "ttft_far_sigma": _spread(bare[1]),
+            "tpot_error": short(errors[0]),
+            "ttft_error": short(errors[1]),
+            "tpot_sigma": spread_of(held[0]),
+            "ttft_sigma": spread_of(held[1]),
+            "tpot_far_sigma": spread_of(bare[0]),
+            "ttft_far_sigma": spread_of(bare[1]),
         }
     )
 
@@ -191,11 +191,11 @@ def _fit_host(backend: str, apart: bool, points: Sequence[ServingPoint], latenci
 
     start = _START[int(apart)]
     fit = least_squares(error, start, bounds=(_LOW, _HIGH), loss="soft_l1", f_scale=0.1)
-    first, layer, prompt, rush = (_short(float(value)) for value in np.exp(fit.x))
+    first, layer, prompt, rush = (short(float(value)) for value in np.exp(fit.x))
     shrunk = float(np.median(log_tpot - np.log(terms[3]))) * len(points) / (len(points) + 10)
     return HostPart(
         backend=backend, disaggregated=apart, first_s=first, expert_layer_s=layer, prompt=prompt, rush=rush,
-        token=_short(math.exp(shrunk)),
+        token=short(math.exp(shrunk)),
     )  # fmt: skip
 
 
@@ -230,13 +230,3 @@ def _measured(points: Sequence[ServingPoint]) -> Floats:
 
 def _take(rows: Sequence[T], chosen: Iterable[int]) -> list[T]:
     return [rows[index] for index in chosen]
-
-
-def _spread(log_error: Floats) -> float:
-    """A robust sd: half the range of the central 68 %."""
-    low, high = np.quantile(log_error, [0.16, 0.84])
-    return _short(max(float(high - low) / 2, 0.01))
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")

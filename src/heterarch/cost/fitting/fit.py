@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from heterarch.cost.document import ErrorPart, Fit
+from heterarch.cost.document import Fit
+from heterarch.cost.fitting.score import FOLDS, error_of, folds_of, short, spread_of
 from heterarch.cost.kernels.base import Family, Floats, Law, Shapes, Work
 from heterarch.cost.residual import LIMIT, Basis, candidates, choose, fit_weights, residual
 
-FOLDS = 4
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
 INDIFFERENT = 1.03  # of held-out errors this close, the one of the smoothest residual is taken
 LEAST_ROWS = 12  # fewer keep the prior
@@ -84,7 +84,7 @@ def fit_family(
     """
     work = family.work(data.shapes, dtype)
     log_s = np.log(data.seconds)
-    fold = _folds(data.groups)
+    fold = folds_of(data.groups)
     values = basis.values(work.at)
     held: dict[float, Floats] = {ridge: np.empty(len(log_s)) for ridge in RIDGES}
     held_law = np.empty(len(log_s))
@@ -107,16 +107,16 @@ def fit_family(
         dtype=dtype,
         engine=engine,
         engine_version=engine_version,
-        compute=_short(law.compute),
-        memory=_short(law.memory),
-        overhead_s=_short(law.overhead_s),
-        sharpness=_short(law.sharpness),
+        compute=short(law.compute),
+        memory=short(law.memory),
+        overhead_s=short(law.overhead_s),
+        sharpness=short(law.sharpness),
         weights=[round(float(weight), 4) for weight in weights],
         rows=len(log_s),
-        fitted=_error(log_s - base - residual(values, weights)),
-        held_out=_error(held[ridge]),
-        sigma=_short(_spread(held[ridge])),
-        law_sigma=_short(_spread(held_law)),
+        fitted=error_of(log_s - base - residual(values, weights)),
+        held_out=error_of(held[ridge]),
+        sigma=spread_of(held[ridge]),
+        law_sigma=spread_of(held_law),
         domain={axis: (round(float(low), 3), round(float(high), 3))
                 for axis, low, high in zip(family.axes, used.min(0), used.max(0), strict=True)},
     )  # fmt: skip
@@ -140,26 +140,5 @@ def _law(work: Work, log_s: Floats, peak: float, bandwidth: float) -> Law:
     return Law(*(float(value) for value in np.exp(found.x)))
 
 
-def _folds(groups: Sequence[object]) -> Floats:
-    names, index = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
-    order = np.random.default_rng(7).permutation(len(names))
-    return np.asarray(order[index] % FOLDS)
-
-
 def _rows(work: Work, rows: Floats) -> Work:
     return Work(work.flops[rows], work.bytes[rows], work.at[rows])
-
-
-def _error(log_error: Floats) -> ErrorPart:
-    share = np.abs(np.expm1(-log_error))
-    return ErrorPart(rows=len(share), median=_short(float(np.median(share))), mean=_short(float(share.mean())))
-
-
-def _spread(log_error: Floats) -> float:
-    """A robust sd: half the range of the central 68 %."""
-    low, high = np.quantile(log_error, [0.16, 0.84])
-    return max(float(high - low) / 2, 0.01)
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
