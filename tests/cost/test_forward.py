@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.cost.config import EngineConfig
+from heterarch.cost.document import Calibration
 from heterarch.cost.forward import (
     Call,
     decode_calls,
@@ -25,8 +25,9 @@ from heterarch.cost.forward import (
 from heterarch.cost.kernels.base import Floats
 from heterarch.cost.kernels.families import FAMILIES
 from heterarch.cost.kernels.moe import load
+from heterarch.cost.library import Library
 
-from .conftest import NO_HOST, Ideal, ideal_library
+from .conftest import NO_HOST, Ideal, ideal_library, lossless
 
 LLAMA8, LLAMA70 = "Meta-Llama-3.1-8B", "Meta-Llama-3.1-70B"
 ONE = np.ones(1)
@@ -344,12 +345,40 @@ def test_a_format_the_device_lacks_is_stored_narrow_and_computed_wide(ideal: Ide
 # ---- which kernels run
 
 
-def test_captured_and_eager_passes_use_other_all_reduces(ideal: Ideal) -> None:
+def test_an_all_reduce_takes_the_faster_of_two_kernels(ideal: Ideal) -> None:
     config = ideal("h100-sxm", LLAMA70, 4)
-    reduce = parts(linear_calls(config, ONE))["all-reduce"]
-    assert len(kernels_of(config, reduce)) == len(kernels_of(replace(config, graphs=False), reduce)) == 2
+    assert len(kernels_of(config, parts(linear_calls(config, ONE))["all-reduce"])) == 2
     (gemm,) = kernels_of(config, parts(linear_calls(config, ONE))["attention output"])
     assert gemm.family.name == "gemm"
+
+
+@pytest.mark.parametrize(("device", "counted"), [("h100-sxm", False), ("mi300x", False), ("arc-pro-b60", True)])
+def test_launches_of_measurements_count_only_where_engines_wait_for_them(
+    catalog: Catalog, device: str, counted: bool
+) -> None:
+    fits = [lossless("gemm", device, host_s=1.0)]
+    library = Library([Calibration(name="eager", date="2026-01-01", fits=fits)], catalog.devices)
+    config = EngineConfig(catalog.device(device), catalog.model(LLAMA8), library=library)
+    (call,) = [call for call in linear_calls(config, ONE) if call.part == "attention output"]
+    assert bool(kernel_of(config, call).seconds(call.shapes)[0] >= 1.0) is counted
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "dtype", "engine", "backend"),
+    [
+        ("gemma-4-26B-A4B", "b200", "bf16", "vllm", "vllm-cutlass"),
+        ("gemma-4-26B-A4B", "b200", "bf16", "sglang", "vllm"),
+        ("Qwen3-30B-A3B", "b200", "bf16", "vllm", "vllm"),
+        ("Qwen3-30B-A3B", "h100-sxm", "fp4", "vllm", "vllm-marlin"),
+        ("gpt-oss-20b", "h100-sxm", "fp4", "vllm", "vllm"),
+    ],
+)
+def test_experts_run_on_the_kernels_that_the_engine_has_for_the_model(
+    catalog: Catalog, model: str, device: str, dtype: str, engine: str, backend: str
+) -> None:
+    config = EngineConfig(catalog.device(device), catalog.model(model), dtype=dtype, engine=engine)
+    citation = kernel_of(config, parts(linear_calls(config, ONE))["experts"]).source.citation
+    assert citation.startswith(f"{backend} ")
 
 
 @settings(max_examples=40, deadline=None)

@@ -11,6 +11,7 @@ import pytest
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.device import Device
 from heterarch.cost.document import Calibration, Centres, Fit
+from heterarch.cost.host import GRACE_PACE
 from heterarch.cost.kernels.gemm import AXES
 from heterarch.cost.library import FORMAT_SIGMA, TRANSFER_SIGMA, Library, default_library
 from heterarch.errors import InputError, UnknownNameError
@@ -175,6 +176,29 @@ def test_what_if_devices_are_devices_of_their_own(catalog: Catalog) -> None:
     doubled = replace(device, peaks={**device.peaks, "bf16": 2 * device.peaks["bf16"]})
     assert fits.kernel("gemm", doubled, "bf16").seconds(SHAPES) == pytest.approx(before / 2)
     assert fits.kernel("gemm", device, "bf16").seconds(SHAPES) == before
+
+
+def test_other_generations_give_their_mean_law(catalog: Catalog) -> None:
+    """Each generation counts once, and only chips of the vendor of the nearest one."""
+    shares = {"a100-80-sxm": 0.8, "b200": 0.1, "gb200-nvl72": 0.4, "arc-pro-b60": 0.9}
+    fits = library(catalog, [lossless("gemm", name, compute=share) for name, share in shares.items()])
+    kernel = fits.kernel("gemm", catalog.device("h100-sxm"), "bf16")
+    assert kernel.relation == "other"
+    assert kernel.law.compute == pytest.approx(np.sqrt(0.8 * np.sqrt(0.1 * 0.4)))
+
+
+@pytest.mark.parametrize(
+    ("donor", "device", "pace"),
+    [("b200", "b300", 1.0), ("gb200-nvl72", "gb300-nvl72", 1.0), ("b200", "gb300-nvl72", GRACE_PACE),
+     ("gb200-nvl72", "b200", 1 / GRACE_PACE), ("gb200-nvl72", "h100-sxm", 1 / GRACE_PACE)],
+)  # fmt: skip
+def test_launches_take_as_long_as_the_hosts_of_the_device(
+    catalog: Catalog, donor: str, device: str, pace: float
+) -> None:
+    fits = library(catalog, [lossless("gemm", donor, host_s=1e-3)])
+    kernel = fits.kernel("gemm", catalog.device(device), "bf16")
+    assert kernel.law.host_s == pytest.approx(1e-3 * pace)
+    assert kernel.captured.seconds(SHAPES) < kernel.seconds(SHAPES) == pytest.approx(1e-3 * pace)
 
 
 def test_collectives_use_the_rate_of_the_link(catalog: Catalog) -> None:

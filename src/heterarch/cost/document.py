@@ -63,6 +63,7 @@ class Fit(_Part):
     memory: float = Field(gt=0)
     overhead_s: float = Field(ge=0)
     sharpness: float = Field(gt=0)
+    host_s: float = Field(default=0.0, ge=0)
     weights: list[float] = []
     rows: int
     fitted: ErrorPart
@@ -75,7 +76,7 @@ class Fit(_Part):
     @property
     def law(self) -> Law:
         """The law of the fit."""
-        return Law(self.compute, self.memory, self.overhead_s, self.sharpness)
+        return Law(self.compute, self.memory, self.overhead_s, self.sharpness, self.host_s)
 
 
 class HostPart(_Part):

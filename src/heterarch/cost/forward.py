@@ -20,8 +20,10 @@ from heterarch.cost.work import ACTIVATION_BYTES
 
 EXPERT_SKEW = 1.01  # exponent of the power law of expert loads, the milder of the two that were measured
 LINEAR_CHUNK = 64.0  # tokens of a prompt between two reads of a state (chunked gated delta rule, arXiv 2412.06464)
-#: implementations of an all-reduce with captured graphs and without, and of the other collectives
-ALL_REDUCES = {True: ("vllm-custom-graph", "nccl"), False: ("vllm-custom-eager", "nccl"), None: ("nccl",)}
+#: implementations of an all-reduce, and of the other collectives
+ALL_REDUCES, OTHERS = ("vllm-custom-graph", "nccl"), ("nccl",)
+#: vendors on whose devices engines capture graphs, or launch ahead of the device: there the host is counted apart
+AHEAD = ("nvidia", "amd")
 
 
 @dataclass(frozen=True)
@@ -249,15 +251,31 @@ def _collective(part: str, family: str, message: Floats, devices: int, count: fl
 
 
 def kernels_of(config: EngineConfig, call: Call) -> list[Kernel]:
-    """The kernels that may run ``call`` on the config's device; the engine takes the fastest for each size."""
-    if not call.link:
-        version = config.engine_version
-        return [config.kernels.kernel(call.family, config.device, call.dtype, config.engine, version=version)]
-    rate = group_link(config.device, int(np.max(call.shapes["devices"]))).bytes_per_s
-    return [
-        config.kernels.kernel(call.family, config.device, call.dtype, engine=engine, bandwidth=rate)
-        for engine in ALL_REDUCES[config.graphs if call.family == "all_reduce" else None]
-    ]
+    """The kernels that may run ``call`` on the config's device; the engine takes the fastest for each size.
+
+    Launches that measurements hold are left out where the host is counted by itself
+    (:func:`heterarch.cost.closed_form.launches_s`).
+    """
+    if call.link:
+        rate = group_link(config.device, int(np.max(call.shapes["devices"]))).bytes_per_s
+        engines = ALL_REDUCES if call.family == "all_reduce" else OTHERS
+        found = [config.kernels.kernel(call.family, config.device, call.dtype, name, rate) for name in engines]
+    else:
+        engine, version = _backend(config, call), config.engine_version
+        found = [config.kernels.kernel(call.family, config.device, call.dtype, engine, version=version)]
+    return [kernel.captured for kernel in found] if config.device.vendor in AHEAD else found
+
+
+def _backend(config: EngineConfig, call: Call) -> str:
+    """The engine, with the kernels that vLLM keeps for experts which those of its other models cannot run.
+
+    CUTLASS for the GELU gates of Gemma in 16 bits, Marlin for weights in MXFP4 of models that were published otherwise.
+    """
+    if call.family != "moe" or config.engine not in ("", "vllm"):
+        return config.engine
+    if config.model.family == "gemma" and call.dtype == "bf16":
+        return "vllm-cutlass"
+    return "vllm-marlin" if call.dtype == "mxfp4" and config.model.quant != "mxfp4" else config.engine
 
 
 def kernel_of(config: EngineConfig, call: Call) -> Kernel:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from heterarch.catalog.device import Device
 from heterarch.cost.document import LAW_SIGMA, Calibration, Fit, shipped
 from heterarch.cost.fitting.engine_fit import EngineFit
+from heterarch.cost.host import host_work
 from heterarch.cost.kernels.base import Family, Floats, Law, Shapes, Work
 from heterarch.cost.kernels.families import FAMILIES
 from heterarch.cost.kernels.formats import FORMATS, fallbacks
@@ -59,6 +60,11 @@ class Kernel:
     sigma: float
     law_sigma: float
 
+    @property
+    def captured(self) -> Kernel:
+        """The kernel without launches from the host."""
+        return replace(self, law=self.law.captured)
+
     def seconds(self, shapes: Shapes) -> Floats:
         """Seconds of each kernel of ``shapes``."""
         return self._seconds(self.family.work(shapes, self.dtype))[0]
@@ -84,8 +90,8 @@ class Library:
     """Calibrations to predict with, the user's own before the shipped one; answers which fit a kernel uses.
 
     A fit of the device itself comes first, then one of a chip of the same architecture (with the peaks of the data
-    sheet in the law, so that bandwidth and compute carry over), then one of another generation (law only), then the
-    law of its class. A format that was not measured uses the next one that computes alike.
+    sheet in the law, so that bandwidth and compute carry over), then the law that other generations have on average,
+    then the law of its class. A format that was not measured uses the next one that computes alike.
     """
 
     def __init__(self, calibrations: Iterable[Calibration], devices: Mapping[str, Device]) -> None:
@@ -126,23 +132,43 @@ class Library:
         return None
 
     def _find(self, family: str, device: Device, dtype: str, engine: str, bandwidth: float, version: str) -> Kernel:
-        peak = FAMILIES[family].peak or device.peak(FAMILIES[family].compute or FORMATS[dtype].compute)
-        rate = bandwidth or device.mem_bytes_per_s
-        guess = prior(device, family)
+        rate, guess = bandwidth or device.mem_bytes_per_s, prior(device, family)
         for tier in ("same", "sibling") if guess else ("same", "sibling", "other"):
             for name in fallbacks(dtype):
                 for calibration in self.calibrations:
-                    fits = calibration.by_key.get((family, name), ())
-                    fit = self._best([f for f in fits if self._relation(f, device) == tier], device, engine, version)
+                    fits = [
+                        fit for fit in calibration.by_key.get((family, name), ()) if self._relation(fit, device) == tier
+                    ]
+                    fit = self._best(fits, device, engine, version)
                     if fit is not None:
-                        return self._kernel(calibration, fit, tier, family, dtype, peak, rate)
+                        law = self._typical(fits, fit, device) if tier == "other" else self._moved(fit, device)
+                        return self._kernel(calibration, fit, law, tier, device, dtype, rate)
         if guess:
-            return _guessed(FAMILIES[family], dtype, guess, device, peak, rate)
+            return _guessed(FAMILIES[family], dtype, guess, device, rate)
         raise InputError(
             f"no calibration has a fit of {family}, so {device.id} cannot be predicted",
             observed=", ".join(c.name for c in self.calibrations) or "no calibration",
             fix="use the shipped calibration, or measure and run `heterarch calibrate`",
         )
+
+    def _moved(self, fit: Fit, device: Device) -> Law:
+        """The law of a fit with launches as long as the hosts of ``device`` take."""
+        donor = self.devices.get(fit.device, device)
+        pace = host_work(device.device_class).pace / host_work(donor.device_class).pace
+        return fit.law._replace(host_s=fit.host_s * pace)
+
+    def _typical(self, fits: Iterable[Fit], best: Fit, device: Device) -> Law:
+        """The geometric mean of the laws that the engine of ``best`` has on chips of its vendor, by generation."""
+        laws: dict[str, list[Law]] = {}
+        for fit in fits:
+            if fit.engine == best.engine and self._vendor(fit) == self._vendor(best):
+                donor = self.devices.get(fit.device)
+                laws.setdefault(donor.arch if donor else "", []).append(self._moved(fit, device))
+        return _mean([_mean(generation) for generation in laws.values()])
+
+    def _vendor(self, fit: Fit) -> str:
+        donor = self.devices.get(fit.device)
+        return donor.vendor if donor else ""
 
     def _relation(self, fit: Fit, device: Device) -> str:
         if fit.device == device.id:
@@ -159,20 +185,20 @@ class Library:
         return min(sorted(fits, key=_release, reverse=True), key=distance, default=None)
 
     def _kernel(
-        self, calibration: Calibration, fit: Fit, tier: str, family: str, dtype: str, peak: float, rate: float
+        self, calibration: Calibration, fit: Fit, law: Law, tier: str, device: Device, dtype: str, rate: float
     ) -> Kernel:
-        own = fit.dtype == dtype
-        basis = calibration.bases.get(family) if tier != "other" and own else None
+        own, family = fit.dtype == dtype, FAMILIES[fit.family]
+        basis = calibration.bases.get(fit.family) if tier != "other" and own else None
         if basis is not None:
             basis = basis.take(range(len(fit.weights)))
         if basis is not None and fit.domain:
-            bounds = [fit.domain[axis] for axis in FAMILIES[family].axes]
+            bounds = [fit.domain[axis] for axis in family.axes]
             basis = basis.within([low for low, _ in bounds], [high for _, high in bounds])
         return Kernel(
-            family=FAMILIES[family],
+            family=family,
             dtype=dtype,
-            law=fit.law,
-            peak=peak,
+            law=law,
+            peak=_peak(family, device, dtype),
             bandwidth=rate,
             basis=basis,
             weights=np.array(fit.weights if basis is not None else []),
@@ -181,6 +207,13 @@ class Library:
             sigma=fit.sigma if own else math.hypot(fit.sigma, FORMAT_SIGMA),
             law_sigma=fit.law_sigma if own else math.hypot(fit.law_sigma, FORMAT_SIGMA),
         )
+
+
+def _mean(laws: Sequence[Law]) -> Law:
+    """The geometric mean of each number; a host that one law does not wait for none does."""
+    numbers = np.array(laws)
+    with np.errstate(divide="ignore"):
+        return Law(*np.exp(np.log(numbers).mean(axis=0)).tolist())
 
 
 def _release(fit: Fit) -> list[int]:
@@ -204,8 +237,14 @@ def _distance(donor: Device, device: Device) -> float:
     return sum(abs(math.log(a / b)) if a and b else 1.0 for a, b in pairs)
 
 
-def _guessed(family: Family, dtype: str, law: Law, device: Device, peak: float, rate: float) -> Kernel:
+def _peak(family: Family, device: Device, dtype: str) -> float:
+    """What the law divides FLOP by."""
+    return family.peak or device.peak(family.compute or FORMATS[dtype].compute)
+
+
+def _guessed(family: Family, dtype: str, law: Law, device: Device, rate: float) -> Kernel:
     source = Source(Grade.GUESS, f"no public kernel measurements of {device.arch or device.device_class}")
+    peak = _peak(family, device, dtype)
     return Kernel(family, dtype, law, peak, rate, None, np.zeros(0), "guess", source, LAW_SIGMA, LAW_SIGMA)
 
 
@@ -229,4 +268,4 @@ def _source(calibration: Calibration, fit: Fit, tier: str) -> Source:
         return Source(fit.grade, f"{what}; held-out error {fit.held_out.mean:.0%}")
     if tier == "sibling":
         return Source(Grade.DERIVED, f"{what}, a chip of the same architecture")
-    return Source(Grade.GUESS, f"law of {what}, another architecture")
+    return Source(Grade.GUESS, f"mean law of other architectures, the nearest: {what}")

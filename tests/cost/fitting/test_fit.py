@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from heterarch.cost.document import Fit
-from heterarch.cost.fitting.fit import Measurements, Table, fit_family, fit_law, shared_basis
-from heterarch.cost.kernels.base import Floats, Law
+from heterarch.cost.fitting.fit import (
+    BOUNDS,
+    LAUNCHED_S,
+    Measurements,
+    Table,
+    fit_family,
+    fit_law,
+    shared_basis,
+)
+from heterarch.cost.kernels.base import Family, Floats, Law
 from heterarch.cost.kernels.gemm import AXES, GEMM
 from heterarch.cost.residual import Basis, residual
 
@@ -38,6 +48,34 @@ def fitted(data: Measurements, basis: Basis) -> Fit:
 def test_a_law_is_found_again() -> None:
     law = fit_law(GEMM, "bf16", measured(), PEAK, BANDWIDTH)
     assert list(law) == pytest.approx(list(TRUE), rel=0.02)
+
+
+def test_launches_are_told_from_kernels() -> None:
+    """Kernels of the true law behind launches of 100 us: the law is found again, as far as kernels outlast launches."""
+    data = measured()
+    eager = Measurements(data.shapes, np.maximum(data.seconds, 1e-4), data.groups)
+    law = fit_law(GEMM, "bf16", eager, PEAK, BANDWIDTH)
+    assert law.host_s == pytest.approx(1e-4, rel=0.01)
+    assert (law.compute, law.memory) == pytest.approx((TRUE.compute, TRUE.memory), rel=0.05)
+    assert law.overhead_s < LAUNCHED_S
+    captured = law.captured.seconds(GEMM.work(data.shapes, "bf16"), PEAK, BANDWIDTH)
+    assert np.abs(captured / data.seconds - 1).max() < 0.4
+
+
+def test_what_launches_hide_stays_a_guess() -> None:
+    """Where no kernel outlasts its launch, the shares are those of a usual device."""
+    sizes = {"m": np.arange(1.0, 65.0), "n": 4096.0, "k": 4096.0}
+    hidden = Measurements(sizes, np.full(64, 1e-3), ["n, k"] * 64)
+    law = fit_law(GEMM, "bf16", hidden, PEAK, BANDWIDTH)
+    usual = [BOUNDS[name][1] for name in ("compute", "memory", "overhead_s")]
+    assert list(law[:3]) == pytest.approx(usual, rel=0.01)
+
+
+@pytest.mark.parametrize(("family", "launched"), [(GEMM, True), (replace(GEMM, single=False), False)])
+def test_only_a_single_kernel_shows_its_launch(family: Family, launched: bool) -> None:
+    data = measured()
+    slow = Measurements(data.shapes, np.maximum(data.seconds, 5e-5), data.groups)
+    assert (fit_law(family, "bf16", slow, PEAK, BANDWIDTH).host_s > 0) is launched
 
 
 def test_the_residual_takes_what_the_law_cannot() -> None:

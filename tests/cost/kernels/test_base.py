@@ -23,6 +23,13 @@ def test_overhead_comes_on_top() -> None:
     assert Law(1.0, 1.0, 5e-6, 2.0).seconds(work(0.0, 0.0), 1e15, 1e12) == pytest.approx(5e-6)
 
 
+def test_a_kernel_waits_for_its_launch_or_hides_it() -> None:
+    law = Law(1.0, 1.0, 0.0, 2.0, host_s=1e-3)
+    assert law.seconds(work(0.0, 1e8), 1e15, 1e12) == pytest.approx(1e-3)
+    assert law.seconds(work(0.0, 5e9), 1e15, 1e12) == pytest.approx(5e-3)
+    assert law.captured.seconds(work(0.0, 1e8), 1e15, 1e12) == pytest.approx(1e-4)
+
+
 def test_kernels_without_arithmetic_need_no_peak() -> None:
     assert Law(0.5, 0.5, 0.0, 2.0).seconds(work(0.0, 1e9), 0.0, 1e12) == pytest.approx(2e-3)
 

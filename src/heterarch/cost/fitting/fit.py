@@ -16,6 +16,9 @@ from heterarch.cost.residual import LIMIT, Basis, candidates, choose, fit_weight
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
 INDIFFERENT = 1.03  # of held-out errors this close, the one of the smoothest residual is taken
 LEAST_ROWS = 12  # fewer keep the prior
+LAUNCHED_S = 15e-6  # no single kernel takes that long on a device, however little it does: the host launched it
+IDLE = 5.0  # times its roofline, a kernel has hardly any work
+PRIOR = 0.1  # weight of the start values: what rows do not tell stays there
 PURSUIT_ROWS = 1500  # of each table, to choose the functions of the residual
 #: (lowest, start, highest) of the shares and times of a law
 BOUNDS = {
@@ -23,6 +26,7 @@ BOUNDS = {
     "memory": (0.02, 0.75, 1.0),
     "overhead_s": (2e-7, 5e-6, 5e-4),
     "sharpness": (1.0, 2.0, 8.0),
+    "host_s": (1e-6, 2e-5, 2e-3),
 }
 
 
@@ -37,7 +41,7 @@ class Measurements:
 
 def fit_law(family: Family, dtype: str, data: Measurements, peak: float, bandwidth: float) -> Law:
     """The law with the least soft-L1 error of log time."""
-    return _law(family.work(data.shapes, dtype), np.log(data.seconds), peak, bandwidth)
+    return _law(family, family.work(data.shapes, dtype), np.log(data.seconds), peak, bandwidth)
 
 
 class Table(NamedTuple):
@@ -55,7 +59,7 @@ def shared_basis(family: Family, tables: Sequence[Table]) -> Basis:
     points, targets = [], []
     for table in tables:
         work = family.work(table.data.shapes, table.dtype)
-        law = _law(work, np.log(table.data.seconds), table.peak, table.bandwidth)
+        law = _law(family, work, np.log(table.data.seconds), table.peak, table.bandwidth)
         rest = np.log(table.data.seconds / law.seconds(work, table.peak, table.bandwidth))
         rows = draw.permutation(len(rest))[:PURSUIT_ROWS]
         points.append(work.at[rows])
@@ -90,14 +94,14 @@ def fit_family(
     held_law = np.empty(len(log_s))
     for index in range(FOLDS):
         out, rest = fold == index, fold != index
-        law = _law(_rows(work, rest), log_s[rest], peak, bandwidth)
+        law = _law(family, _rows(work, rest), log_s[rest], peak, bandwidth)
         base = np.log(law.seconds(work, peak, bandwidth))
         held_law[out] = log_s[out] - base[out]
         for ridge in RIDGES:
             weights = fit_weights(values[rest], (log_s - base)[rest], ridge)
             held[ridge][out] = log_s[out] - base[out] - residual(values[out], weights)
     ridge = _smoothest({value: float(np.abs(error).mean()) for value, error in held.items()})
-    law = _law(work, log_s, peak, bandwidth)
+    law = _law(family, work, log_s, peak, bandwidth)
     base = np.log(law.seconds(work, peak, bandwidth))
     weights = fit_weights(values, log_s - base, ridge)
     used = work.at
@@ -111,6 +115,7 @@ def fit_family(
         memory=short(law.memory),
         overhead_s=short(law.overhead_s),
         sharpness=short(law.sharpness),
+        host_s=short(law.host_s),
         weights=[round(float(weight), 4) for weight in weights],
         rows=len(log_s),
         fitted=error_of(log_s - base - residual(values, weights)),
@@ -127,17 +132,29 @@ def _smoothest(errors: Mapping[float, float]) -> float:
     return max(ridge for ridge, error in errors.items() if error <= INDIFFERENT * min(errors.values()))
 
 
-def _law(work: Work, log_s: Floats, peak: float, bandwidth: float) -> Law:
+def _law(family: Family, work: Work, log_s: Floats, peak: float, bandwidth: float) -> Law:
+    """The law of the rows; with a host where their shortest times are those of launches."""
     from scipy.optimize import least_squares
 
-    low, start, high = (np.log([bound[i] for bound in BOUNDS.values()]) for i in range(3))
+    floor, launched = float(np.quantile(log_s, 0.02)), family.single and _launched(work, np.exp(log_s), peak, bandwidth)
+    low, start, high = (np.log([bound[i] for bound in BOUNDS.values()])[: 5 if launched else 4] for i in range(3))
+    if launched:
+        high[2] = np.log(LAUNCHED_S)
+    start[-1 if launched else 2] = np.clip(floor, low[2] + 1e-6, np.log(BOUNDS["overhead_s"][2]) - 1e-6)
 
     def error(parameters: Floats) -> Floats:
-        return np.asarray(np.log(Law(*np.exp(parameters)).seconds(work, peak, bandwidth)) - log_s)
+        misses = np.log(Law(*np.exp(parameters)).seconds(work, peak, bandwidth)) - log_s
+        return np.concatenate([misses, PRIOR * (parameters - start)])
 
-    start[2] = np.clip(np.quantile(log_s, 0.02), low[2] + 1e-6, high[2] - 1e-6)
     found = least_squares(error, start, bounds=(low, high), loss="soft_l1", f_scale=0.1)
     return Law(*(float(value) for value in np.exp(found.x)))
+
+
+def _launched(work: Work, seconds: Floats, peak: float, bandwidth: float) -> bool:
+    """Whether even kernels with hardly any work take longer than :data:`LAUNCHED_S`."""
+    roofline_s = np.maximum(work.flops / peak if peak else 0.0, work.bytes / bandwidth)
+    idle = seconds[seconds > IDLE * roofline_s]
+    return len(idle) >= LEAST_ROWS and bool(np.quantile(idle, 0.02) > LAUNCHED_S)
 
 
 def _rows(work: Work, rows: Floats) -> Work:

@@ -24,23 +24,31 @@ class Work(NamedTuple):
 
 
 class Law(NamedTuple):
-    """A smooth roofline: seconds = (compute^s + memory^s)^(1/s) + overhead.
+    """A smooth roofline: seconds = max((compute^s + memory^s)^(1/s) + overhead, host).
 
     compute = flops / (peak x ``compute``), memory = bytes / (bandwidth x ``memory``), s = ``sharpness``; a large s is
-    max(compute, memory), s = 1 is their sum.
+    max(compute, memory), s = 1 is their sum. ``host_s``: what the host takes to launch a kernel that is not part of a
+    captured graph; launches of kernels in a row overlap with the kernels, so the longer of both counts.
     """
 
     compute: float  # share of the dense peak
     memory: float  # share of the memory bandwidth, or of the link's rate per direction
     overhead_s: float
     sharpness: float
+    host_s: float = 0.0
+
+    @property
+    def captured(self) -> Law:
+        """The same kernels in a captured graph."""
+        return self._replace(host_s=0.0)
 
     def seconds(self, work: Work, peak: Any, bandwidth: Any) -> Floats:
         """Seconds of each kernel on a device with ``peak`` FLOP/s and ``bandwidth`` bytes/s."""
         compute, memory = self.parts(work, peak, bandwidth)
         larger = np.maximum(np.maximum(compute, memory), 1e-30)
         smaller = np.minimum(compute, memory) / larger
-        return np.asarray(larger * (1 + smaller**self.sharpness) ** (1 / self.sharpness) + self.overhead_s)
+        device = larger * (1 + smaller**self.sharpness) ** (1 / self.sharpness) + self.overhead_s
+        return np.asarray(np.maximum(device, self.host_s))
 
     def parts(self, work: Work, peak: Any, bandwidth: Any) -> tuple[Floats, Floats]:
         """(seconds of compute, seconds of memory) before they overlap."""
@@ -68,6 +76,7 @@ class Family:
     flags: tuple[str, ...] = ()
     compute: str = ""  # the format that multiplies whatever the format of the data
     peak: float = 0.0  # what its FLOP are counted against; 0: the device's peak
+    single: bool = True  # whether an op is one kernel, which alone never takes long on the device
 
     def __post_init__(self) -> None:
         assert all(len(self.axes) == len(one) for one in (self.scales, *self.lengths)), self.name

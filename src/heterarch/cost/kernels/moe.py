@@ -96,4 +96,4 @@ LENGTHS = (
     (3.0, 3.0, CONSTANT, CONSTANT, CONSTANT, 0.7),
     (CONSTANT, CONSTANT, 0.3, 0.6, CONSTANT, CONSTANT),
 )
-MOE = Family("moe", COLUMNS, AXES, SCALES, 140, work, LENGTHS)
+MOE = Family("moe", COLUMNS, AXES, SCALES, 140, work, LENGTHS, single=False)
