@@ -41,7 +41,7 @@ class Call:
 def linear_format(config: EngineConfig) -> str:
     """The kernel format of dense layers; models published in MXFP4 quantise their experts only.
 
-    8-bit weights count as scaled per tensor: the block-scaled kernels that were measured were launched from the host,
+    8-bit weights count as scaled per tensor: short block-scaled kernels were measured behind launches from the host,
     which captured graphs avoid.
     """
     dtype = canonical_dtype(config.dtype)
