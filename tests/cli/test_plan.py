@@ -97,7 +97,7 @@ def test_misspelt_documents(
         (("--accounting", "rentl"), ("unknown accounting 'rentl'", "one of rental")),
         (("--router", "prefix"), ("unknown router 'prefix'", "one of prefix-affinity")),
         (("--dtype", "bf61"), ("unknown dtype 'bf61'", "one of bf16")),
-        (("--catalog", "absent.csv"), ("absent.csv: cannot read the file",)),
+        (("--overlay", "absent.csv"), ("absent.csv: cannot read the file",)),
         (("--rate", "0"), ("Invalid value for '--rate'", "0 is not a number above 0")),
         (("--rate", "nan"), ("Invalid value for '--rate'", "nan is not")),
         (("--margin", "0.5"), ("Invalid value for '--margin'",)),

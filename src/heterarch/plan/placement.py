@@ -16,7 +16,7 @@ from heterarch.plan.candidates import Best, Candidate, Limit, Limits, candidates
 from heterarch.plan.cpu import cpu_op, cpu_resource
 from heterarch.plan.critical import critical_stages
 from heterarch.plan.operating import Point
-from heterarch.plan.phases import decode_op, kv_edge, over_limit, pair_rate, prefill_op, resources_of
+from heterarch.plan.phases import decode_op, kv_edge, over_limit, prefill_op, rate_between, resources_of
 from heterarch.plan.problem import Edge, Op, Problem
 from heterarch.plan.setting import Setting
 from heterarch.plan.solve import Solution, diagnose, infeasible, least_latency_s, solve
@@ -272,7 +272,7 @@ def _placed_call(
     sender, receiver = points.get(before.key), points.get(after.key)
     rate = None
     if sender is not None and receiver is not None and before.key != after.key:
-        rate = pair_rate(sender, receiver, setting.links)
+        rate = rate_between(sender, receiver, setting.links)
     return PlacedCall(before, after, sender, receiver, rate)
 
 

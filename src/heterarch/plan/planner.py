@@ -266,10 +266,4 @@ def _trust(placement: Placement) -> list[str]:
         if supply.key in bought
     ]
     found += [f"Step times on {device}: {step_source(config)}." for device, config in configs.items()]
-    found += [
-        f"{device} multiplies {config.dtype} weights in {config.compute_dtype}; converting them is not timed, and "
-        "whether your engine has kernels for that there is not checked."
-        for device, config in configs.items()
-        if config.compute_dtype != config.dtype
-    ]
-    return found
+    return list(dict.fromkeys([*found, *(text for config in configs.values() for text in config.conversions)]))

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heterarch.plan.document import Plan, Pool
-from heterarch.units import format_duration, format_usd
+from heterarch.units import format_duration, format_number, format_usd
 
 
 def render_plan(plan: Plan) -> RenderableType:
@@ -30,7 +30,7 @@ def headline(plan: Plan) -> Text:
     seen = plan.predictions
     text = Text()
     text.append(plan.agent.name, style="bold")
-    text.append(f" under {plan.workload} at {seen.requests_per_s:.3g} requests/s: ")
+    text.append(f" under {plan.workload} at {format_number(seen.requests_per_s, 3)} requests/s: ")
     text.append(f"{format_usd(seen.usd_per_h)}/h", style="bold")
     text.append(f", {format_usd(seen.usd_per_request)} per request ({plan.accounting})")
     proven = "proven optimal" if plan.objective.gap < 1e-6 else f"within {plan.objective.gap:.2%} of optimal"
@@ -74,7 +74,7 @@ def placement_table(plan: Plan) -> Table:
     table = _table("Placement", ("op", "<"), ("pool", "<"), ("visits", ">"), ("mean", ">"), ("USD/request", ">"))
     for op in plan.predictions.ops:
         if op.kind not in ("kv_lookup", "kv_transfer") or op.mean_s > 0:
-            usd = f"{op.usd_per_request:.3g}"
+            usd = format_number(op.usd_per_request, 3)
             table.add_row(op.op, op.pool, f"{op.visits:.2f}", format_duration(op.mean_s), usd)
     return table
 
@@ -87,7 +87,7 @@ def predictions_table(plan: Plan) -> Table:
         slo = ", ".join(text for text in plan.slo if text.startswith(label + "."))
         table.add_row(label, *(_time(values.get(key, math.nan)) for key in ("mean", "p50", "p95")), slo)
     table.add_row("prefix hits", f"{seen.prefix_hit_rate:.1%}", "", "", "")
-    table.add_row("power", f"{seen.watts / 1000:.3g} kW", "", "", "")
+    table.add_row("power", f"{format_number(seen.watts / 1000, 3)} kW", "", "", "")
     return table
 
 

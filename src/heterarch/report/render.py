@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heterarch.report.schema import OpReport, Report
-from heterarch.units import format_bytes, format_duration, format_usd
+from heterarch.units import format_bytes, format_duration, format_number, format_usd
 
 _LIMIT = 1.5  # a prediction further off than this factor is marked
 
@@ -60,8 +60,8 @@ def rates_line(report: Report) -> Text:
     cache = report.cache
     unit = "prompt tokens" if cache.block_tokens == 1 else f"blocks of {cache.block_tokens} tokens"
     return Text(
-        f"{report.throughput_rps:.3g} requests/s, goodput {report.goodput_rps:.3g}/s, "
-        f"{report.output_tokens_per_s:.4g} output tokens/s; "
+        f"{format_number(report.throughput_rps, 3)} requests/s, goodput {format_number(report.goodput_rps, 3)}/s, "
+        f"{format_number(report.output_tokens_per_s)} output tokens/s; "
         f"prefix hits {cache.block_hit_rate:.2%} of {cache.blocks:,} {unit}; "
         f"KV moved {format_bytes(report.kv_transfer_bytes)}"
     )
@@ -79,7 +79,7 @@ def pools_table(report: Report) -> Table:
             f"{pool.prompt_tokens:,}",
             "-" if cached is None else f"{cached:.1%}",
             f"{pool.output_tokens:,}",
-            f"{pool.usd:.4g}",
+            format_number(pool.usd),
         )
     return table
 
