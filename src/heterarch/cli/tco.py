@@ -42,9 +42,7 @@ def tco(
     device: list[str] = typer.Option([], help="Ids of devices; default: those of the packaged fleet mixed."),
     api: list[str] = typer.Option([], help="provider:model of a hosted API to compare with."),
     accounting: str = typer.Option("all", help=f"What counts as cost: all, {', '.join(Accounting)}."),
-    tp: int = typer.Option(
-        0, min=0, help="Tensor parallel devices of each attention group; 0: as few as it takes."
-    ),
+    tp: int = typer.Option(0, min=0, help="Tensor parallel devices of each attention group; 0: as few as it takes."),
     ep: int = typer.Option(1, min=1, help="Ways in which experts are spread."),
     attention_dp: int = typer.Option(1, min=1, help="Attention groups; tp x attention-dp devices in all."),
     dtype: str = typer.Option("", help="Format of the weights; default: as published."),

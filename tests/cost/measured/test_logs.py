@@ -81,7 +81,9 @@ def test_times_that_cannot_be_of_this_engine(factor: float, says: str) -> None:
 
 
 def test_a_short_log_keeps_the_prior() -> None:
-    with pytest.raises(RefusedFitError, match="too short to calibrate an engine: the prior stays\n  observed: 19 usable"):
+    with pytest.raises(
+        RefusedFitError, match="too short to calibrate an engine: the prior stays\n  observed: 19 usable"
+    ):
         fit_engine(COST, iterations(rows=19), **FIT)
 
 
