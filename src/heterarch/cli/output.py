@@ -13,8 +13,8 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from heterarch.cli.table import tables
 from heterarch.errors import InputError
+from heterarch.tables import Grid, cell
 
 #: what an option of that name means in every command
 JSON_HELP = "Print JSON instead of tables."
@@ -78,7 +78,7 @@ def file_to_write(path: Path | None) -> Path | None:
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> None:
     """Rows under their keys; numbers to the right, long text folded, columns that do not fit in a second part."""
-    screen = console()
-    screen.print(title, style="bold", markup=False)
-    for table in tables(rows, list(columns or (rows[0] if rows else ())), screen.width):
-        screen.print(table, markup=False)
+    names = list(columns or (rows[0] if rows else ()))
+    values = [[row.get(name) for name in names] for row in rows]
+    numeric = [all(isinstance(row[place], int | float | None) for row in values) for place in range(len(names))]
+    console().print(Grid(title, names, numeric, [tuple(map(cell, row)) for row in values]))

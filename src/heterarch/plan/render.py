@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from heterarch.plan.document import Plan, Pool
+from heterarch.tables import Grid
 from heterarch.units import format_duration, format_number, format_usd
 
 
@@ -38,7 +37,7 @@ def headline(plan: Plan) -> Text:
     return text
 
 
-def pools_table(plan: Plan) -> Table:
+def pools_table(plan: Plan) -> Grid:
     """One row per pool."""
     table = _table("Pools", ("pool", "<"), ("engines", ">"), ("devices", "<"), ("split", "<"), ("batch", ">"),
                    ("load", ">"), ("USD/h", ">"))  # fmt: skip
@@ -69,7 +68,7 @@ def _pool_usd(plan: Plan, pool: Pool) -> str:
     return f"{requests * sum(op.usd_per_request for op in plan.predictions.ops if op.pool == pool.name):,.2f}"
 
 
-def placement_table(plan: Plan) -> Table:
+def placement_table(plan: Plan) -> Grid:
     """One row per op that takes time or money."""
     table = _table("Placement", ("op", "<"), ("pool", "<"), ("visits", ">"), ("mean", ">"), ("USD/request", ">"))
     for op in plan.predictions.ops:
@@ -79,7 +78,7 @@ def placement_table(plan: Plan) -> Table:
     return table
 
 
-def predictions_table(plan: Plan) -> Table:
+def predictions_table(plan: Plan) -> Grid:
     """Latencies at their percentiles, and the SLOs."""
     table = _table("Predicted", ("", "<"), ("mean", ">"), ("p50", ">"), ("p95", ">"), ("SLO", "<"))
     seen = plan.predictions
@@ -91,7 +90,7 @@ def predictions_table(plan: Plan) -> Table:
     return table
 
 
-def alternatives_table(plan: Plan) -> Table:
+def alternatives_table(plan: Plan) -> Grid:
     """What else was possible, cheapest first."""
     table = _table("Alternatives (predicted, not simulated)", ("plan", "<"), ("USD/h", ">"), ("", ">"), ("", "<"))
     chosen = plan.predictions.usd_per_h
@@ -105,11 +104,8 @@ def alternatives_table(plan: Plan) -> Table:
     return table
 
 
-def _table(title: str, *columns: tuple[str, str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for name, side in columns:
-        table.add_column(name, justify="right" if side == ">" else "left", overflow="fold")
-    return table
+def _table(title: str, *columns: tuple[str, str]) -> Grid:
+    return Grid(title, [name for name, _ in columns], [side == ">" for _, side in columns])
 
 
 def _time(seconds: float) -> str:
