@@ -191,8 +191,8 @@ def main() -> None:
     folder = data_folder()
     place = arguments.data or (folder / "measured" if folder else None)
     files = sorted(place.glob("e2e_*.csv")) if place else []
-    if not files:
-        show_skipped("e2e_accuracy")
+    if place is None or not files:
+        show_skipped("e2e_accuracy", *([f"no file e2e_*.csv in {place}"] if place else []))
         return
     result = facts("e2e_accuracy")
     data = joined(answer(file) for file in files)

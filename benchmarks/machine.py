@@ -30,9 +30,9 @@ def show(result: dict[str, Any]) -> None:
     print(json.dumps(result, indent=1, allow_nan=False))
 
 
-def show_skipped(benchmark: str) -> None:
-    """Print the object of a benchmark whose data is absent."""
-    show({"benchmark": benchmark, "skipped": "real data not found; set HETERARCH_DATA"})
+def show_skipped(benchmark: str, missing: str = "real data not found; set HETERARCH_DATA") -> None:
+    """Print the object of a benchmark whose data is absent; ``missing`` says which."""
+    show({"benchmark": benchmark, "skipped": missing})
 
 
 def _processor() -> str:

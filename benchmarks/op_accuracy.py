@@ -3,13 +3,14 @@
     python benchmarks/op_accuracy.py [--data FOLDER or FILE] [--calibration FILE] [--leave-device-out]
 
 Measured files are recognised by their columns, as `heterarch calibrate` does. Errors are |predicted / measured - 1|.
+Files and rows that cannot be read or predicted count as unanswered.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +22,10 @@ from heterarch.catalog.catalog import Catalog
 from heterarch.cost.document import Calibration, load_calibration, shipped
 from heterarch.cost.fitting.calibrate import LINKED, rates
 from heterarch.cost.library import Library
-from heterarch.cost.measured.measurements import KernelTable, read_kernels
+from heterarch.cost.measured.columns import SUFFIXES, read_columns
+from heterarch.cost.measured.measurements import KernelTable, kernel_tables
 from heterarch.cost.measured.screening import usable
-from heterarch.errors import HeterarchError, InputError
+from heterarch.errors import HeterarchError, InputError, UnknownNameError
 
 Floats = NDArray[np.float64]
 
@@ -63,16 +65,21 @@ def accuracy(data: Path, calibration: Calibration, leave_device_out: bool = Fals
         device: Library([_without(calibration, device) if leave_device_out else calibration], catalog.devices)
         for device in catalog.devices
     }
-    tables = read_kernels(data, catalog)
+    unanswered: Counter[str] = Counter()
+    tables = [table for file in files_of(data) for table in tables_of(file, catalog, unanswered)]
     unknown = sorted({table.device for table in tables if table.device not in catalog.devices})
     scored: list[Scored] = []
     refused: dict[str, str] = {}
     for table in tables:
-        if table.device in catalog.devices:
-            try:
-                scored.append(score(table, libraries[table.device], catalog))
-            except HeterarchError as error:
-                refused[table.name] = str(error)
+        if table.device not in catalog.devices:
+            unanswered[f"{table.file}: unknown device {table.device!r}"] += len(table)
+            continue
+        try:
+            scored.append(score(table, libraries[table.device], catalog))
+        except HeterarchError as error:
+            refused[table.name] = str(error)
+            unanswered[f"{table.file}: {error.what}"] += len(table)
+    answered = sum(len(one.errors) for one in scored)
     fitted = {file.sha256 for file in calibration.files}
     return {
         "calibration": calibration.name,
@@ -80,9 +87,36 @@ def accuracy(data: Path, calibration: Calibration, leave_device_out: bool = Fals
         "fitted_files_sha256_match": {file.name: _sha256(file) in fitted for file in _files(tables)},
         "families": _by_family(scored),
         "totals": _totals(scored),
+        "answered": round(answered / max(answered + unanswered.total(), 1), 4),
+        "unanswered": dict(unanswered),
         "unknown_devices": unknown,
         "refused": refused,
     }
+
+
+def files_of(data: Path) -> list[Path]:
+    """The file itself, or the files of a folder that may hold measurements."""
+    return sorted(file for file in data.iterdir() if file.suffix in SUFFIXES) if data.is_dir() else [data]
+
+
+def tables_of(file: Path, catalog: Catalog, unanswered: Counter[str]) -> list[KernelTable]:
+    """The measured kernels of a file; adds what cannot be read to ``unanswered``, with its rows."""
+    rows = 0
+    try:
+        columns = read_columns(file)
+        while True:
+            rows = len(columns)
+            try:
+                return kernel_tables(columns, catalog, required=False)
+            except UnknownNameError as error:
+                known = [name != error.name for name in columns.texts("model")]
+                if all(known):
+                    raise
+                unanswered[f"{file}: {error.what}"] += known.count(False)
+                columns = columns.part(known)
+    except HeterarchError as error:
+        unanswered[str(error).splitlines()[0] if error.where else f"{file}: {error.what}"] += rows
+        return []
 
 
 def _without(calibration: Calibration, device: str) -> Calibration:

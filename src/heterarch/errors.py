@@ -7,6 +7,7 @@
     │   ├── VerifyError                a module breaks a rule of its dialect
     │   ├── TraceError                 a trace file cannot be read as what it claims to be
     │   └── StalePlanError             a plan made by another version, catalogue or source
+    ├── RefusedFitError            1   sound measurements, but what they predict is no better than what was there
     ├── InfeasibleError            3   no plan meets the limits; names what binds and what would relax it
     ├── EngineError                4   an engine does not answer, dies, or answers garbage
     │   ├── EngineUnavailableError     nothing accepts the connection, or no answer in time
@@ -113,6 +114,10 @@ class TraceError(InputError):
 
 class StalePlanError(InputError):
     """A plan was made by another version, against other catalogue rows, or from other source."""
+
+
+class RefusedFitError(HeterarchError):
+    """The measurements are sound, but a fit to them would predict no better than what was there."""
 
 
 class InfeasibleError(HeterarchError):

@@ -6,8 +6,10 @@ quantity carries its unit in its name (``latency_s``, ``kv_bytes``, ``price_usd_
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 
 from heterarch.errors import InputError
@@ -101,4 +103,14 @@ def format_bytes(count: float) -> str:
 
 def format_usd(amount: float) -> str:
     """Money for a table: cents above one dollar, three figures below (``"$0.00123"``)."""
-    return f"${amount:,.2f}" if abs(amount) >= 1 else f"${amount:.3g}"
+    return f"${amount:,.2f}" if abs(amount) >= 1 else f"${format_number(amount, 3)}"
+
+
+def format_number(value: float, digits: int = 4) -> str:
+    """A number for a table: ``digits`` figures without exponent (``"0.000031"``, ``"15,000"``, ``"989 T"``)."""
+    if not math.isfinite(value):
+        return str(value)
+    for scale, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(value) >= scale:
+            return f"{value / scale:.{digits}g} {prefix}"
+    return f"{value:,.0f}" if abs(value) >= 1e3 else format(Decimal(f"{value:.{digits}g}"), "f")

@@ -113,6 +113,16 @@ def test_the_log_of_an_engine(heterarch: Command, here: Path) -> None:
     assert kept.linear == fit["linear"]
 
 
+def test_a_refused_log_ends_as_a_refused_table_does(heterarch: Command, here: Path) -> None:
+    lines = iterations(here / "log.csv", 1.4).read_text().splitlines()
+    (here / "log.csv").write_text("\n".join(lines[:16]) + "\n")
+    says = ("too short to calibrate an engine: the prior stays", "so nothing is written")
+    heterarch("calibrate", "log.csv", *LLAMA, code=1, says=says)
+    assert not (here / "calibration.json").exists()
+    gemms(here / "unit.csv", unit=1.0)
+    heterarch("calibrate", "log.csv", "unit.csv", *LLAMA, code=2, says=("seconds in a column of milliseconds",))
+
+
 def test_a_log_of_something_else(heterarch: Command, here: Path) -> None:
     iterations(here / "log.csv", 20.0)
     heterarch("calibrate", "log.csv", *LLAMA, code=2, says=("more than 5x from the predicted ones",))

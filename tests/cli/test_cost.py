@@ -15,10 +15,17 @@ MODEL = "Meta-Llama-3.1-8B"
 
 
 def test_a_table_with_its_total_and_its_sources(heterarch: Command) -> None:
-    shown = heterarch(
-        "cost", "explain", MODEL, "--device", "h100-sxm", "--batch", 8, says=("per iteration", "KV of", "[1]")
-    )
-    for text in ("qkv projection", "output head", "bandwidth", "h100-sxm TP1 bf16", "8 x 1,024 tokens"):
+    shown = heterarch("cost", "explain", MODEL, "--device", "h100-sxm", "--batch", 8)
+    for text in (
+        "per iteration",
+        "KV of",
+        "[1]",
+        "qkv projection",
+        "output head",
+        "bandwidth",
+        "h100-sxm TP1 bf16",
+        "8 x 1,024 tokens",
+    ):
         assert text in shown.out
     assert max(map(len, shown.out.splitlines())) <= 120
 
@@ -90,3 +97,14 @@ def test_messages(heterarch: Command) -> None:
     heterarch("cost", "explain", MODEL, "--device", "h101", code=2, says=("h101", "h100"))
     heterarch("cost", "explain", "Llama-9", code=2, says=("Llama-9",))
     heterarch("cost", "explain", MODEL, "--device", "ascend-910b", code=2, says=("no peak is known",))
+    heterarch("cost", "explain", MODEL, "--dtype", "fp5", code=2, says=("unknown dtype 'fp5'", "one of"))
+
+
+def test_a_format_that_the_device_lacks_is_said_once(heterarch: Command) -> None:
+    words = ("cost", "explain", MODEL, "--device", "a100-80-sxm")
+    said = "a100-80-sxm has no fp8 arithmetic: weights in fp8 are multiplied in bf16."
+    assert heterarch(*words, "--dtype", "fp8").err.count("has no fp8 arithmetic") == 1
+    heterarch(*words, "--dtype", "fp8", says=(said,))
+    heterarch(*words, "--kv-dtype", "fp8", says=("KV in fp8 is multiplied in bf16",))
+    assert "arithmetic" not in heterarch(*words, "--dtype", "fp16").err
+    assert "arithmetic" not in heterarch("cost", "explain", MODEL, "--dtype", "fp8").err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import jsonschema
 import pytest
 
 from heterarch.cli.app import run
+from heterarch.cost.document import Calibration
 from heterarch.plan.store import load_plan
 
 from .conftest import AGENT, EXAMPLES, FLEET, LOADS, Command
@@ -50,6 +52,15 @@ def test_json_follows_the_published_schema(here: Path, heterarch: Command) -> No
     jsonschema.validate(printed.data, schema)
     assert load_plan("made.yaml").model_dump(mode="json") == printed.data
     assert "wrote made.yaml" in printed.err
+
+
+def test_a_plan_names_the_calibration_with_its_hash(here: Path, heterarch: Command) -> None:
+    Calibration(name="mine", date="2026-01-01").save("mine.json")
+    made = heterarch("plan", "answer.yaml", *SMALL, "--calibration", "mine.json", "--json").data
+    sha256 = hashlib.sha256(Path("mine.json").read_bytes()).hexdigest()
+    assert made["provenance"]["calibration_sha256"] == {"mine.json": sha256}
+    assert "Step times use the calibration mine.json first." in made["notes"]
+    assert heterarch("plan", "answer.yaml", *SMALL, "--json").data["provenance"]["calibration_sha256"] == {}
 
 
 def test_the_same_seed_gives_the_same_plan(here: Path, heterarch: Command) -> None:
@@ -97,7 +108,7 @@ def test_misspelt_documents(
         (("--accounting", "rentl"), ("unknown accounting 'rentl'", "one of rental")),
         (("--router", "prefix"), ("unknown router 'prefix'", "one of prefix-affinity")),
         (("--dtype", "bf61"), ("unknown dtype 'bf61'", "one of bf16")),
-        (("--catalog", "absent.csv"), ("absent.csv: cannot read the file",)),
+        (("--overlay", "absent.csv"), ("absent.csv: cannot read the file",)),
         (("--rate", "0"), ("Invalid value for '--rate'", "0 is not a number above 0")),
         (("--rate", "nan"), ("Invalid value for '--rate'", "nan is not")),
         (("--margin", "0.5"), ("Invalid value for '--margin'",)),

@@ -214,7 +214,7 @@ def test_a_plan_against_changed_rows(here: Path, small_plan: Path, heterarch: Co
         'sites:\n  - {id: us-average, usd_per_kwh: 0.5, sources: {usd_per_kwh: "declared: ours"}}\n'
     )
     says = ("the catalogue has changed", "observed: site:us-average")
-    heterarch("simulate", small_plan, "--catalog", "mine.yaml", "--requests", 5, code=2, says=says)
+    heterarch("simulate", small_plan, "--overlay", "mine.yaml", "--requests", 5, code=2, says=says)
     Path("p.yaml").write_text(small_plan.read_text().replace("device:h100-sxm:", "device:h100-mine:"))
     heterarch("simulate", "p.yaml", "--requests", 5, code=2, says=("observed: device:h100-mine (gone)",))
 

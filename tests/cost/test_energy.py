@@ -24,6 +24,7 @@ from heterarch.cost.energy import (
     grid_gco2e_per_kwh,
     idle_w,
     joules_per_h,
+    power_model,
     power_w,
     prefill_j,
 )
@@ -39,6 +40,17 @@ SITE = Site(id="here", usd_per_kwh=0.1, pue=1.2, gco2e_per_kwh=400.0, sources={"
 @cache
 def packaged() -> Catalog:
     return Catalog.load()
+
+
+@pytest.mark.parametrize(
+    ("device", "grade"),
+    [
+        ("h200-sxm", "fitted"), ("b200", "fitted"), ("a100-80-sxm", "fitted"), ("h100-sxm", "derived"),
+        ("gb200-nvl72", "derived"), ("a100-40-sxm", "derived"), ("mi300x", "guess"),
+    ],
+)  # fmt: skip
+def test_power_is_fitted_only_where_it_was_measured(catalog: Catalog, device: str, grade: str) -> None:
+    assert power_model(catalog.device(device)).source.grade == grade
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heterarch.cost.serving import Load, aggregated, disaggregated, queue_s
-from heterarch.cost.step import flat_step
+from heterarch.cost.step import StepCost
 
 #: 10 ms per iteration, 20 us per token, and attention
-COST = flat_step(fixed_s=10e-3, token_s=20e-6, pair_s=1e-9, context_s=1e-8, sequence_s=5e-6)
+COST = StepCost(fixed_s=10e-3, token_s=20e-6, pair_s=1e-9, context_s=1e-8, sequence_s=5e-6)
 
 
 def test_one_client_sees_a_bare_iteration_and_its_own_prompt() -> None:

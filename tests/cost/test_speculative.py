@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from heterarch.cost.engine import decode_s
 from heterarch.cost.speculative import Speculation, speculative_speedup, speculative_tpot_s
-from heterarch.cost.step import flat_step
+from heterarch.cost.step import StepCost
 from heterarch.errors import InputError
 
 
@@ -28,17 +28,17 @@ def test_expected_tokens_are_the_sum_of_the_chances(tokens: int, acceptance: flo
 
 
 def test_a_pass_bound_by_weights_gains_what_is_kept() -> None:
-    bound = flat_step(fixed_s=0.01)
+    bound = StepCost(fixed_s=0.01)
     assert speculative_speedup(bound, Speculation(1, 0.7), 8, 1000) == pytest.approx(1.7)
 
 
 def test_a_pass_bound_by_computation_loses() -> None:
-    busy = flat_step(token_s=1e-4)
+    busy = StepCost(token_s=1e-4)
     assert speculative_speedup(busy, Speculation(3, 0.5), 64, 1000) < 1
 
 
 def test_the_draft_model_takes_its_time() -> None:
-    target, draft = flat_step(fixed_s=0.01, context_s=1e-8), flat_step(fixed_s=0.001)
+    target, draft = StepCost(fixed_s=0.01, context_s=1e-8), StepCost(fixed_s=0.001)
     found = speculative_tpot_s(target, Speculation(4, 0.8, draft), 8, 1000)
     assert found == pytest.approx((0.01 + 8e-5 + 4 * 0.001) / 3.3616)
     assert found < decode_s(target, 8, 1000)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heterarch.cost.kernels.base import Floats
-from heterarch.cost.step import KNOTS, StepCost, flat_step, step_time_s, token_curve
+from heterarch.cost.step import KNOTS, StepCost, step_time_s, token_curve
 
 CURVES: dict[str, Callable[[Floats], Floats]] = {
     "a line": lambda tokens: 3.0 + 2.0 * tokens,
@@ -62,7 +62,7 @@ def test_every_count_has_its_coefficient() -> None:
 
 
 def test_columns_of_configurations_meet_rows_of_batches() -> None:
-    costs = [flat_step(1.0, 0.1), flat_step(2.0, 0.2, sequence_s=1.0)]
+    costs = [StepCost(1.0, 0.1), StepCost(2.0, 0.2, sequence_s=1.0)]
     table = StepCost(
         *(
             np.stack([np.asarray(getattr(cost, name)) for cost in costs], axis=-1)[..., None]
@@ -73,7 +73,8 @@ def test_columns_of_configurations_meet_rows_of_batches() -> None:
     assert seconds == pytest.approx(np.array([[1.1, 2.0, 11.0], [3.2, 14.0, 122.0]]))
 
 
-def test_a_flat_step_has_no_bends() -> None:
-    cost = flat_step(1.0, 2.0, pair_s=3.0)
+def test_fields_that_are_not_given_take_no_time() -> None:
+    cost = StepCost(1.0, 2.0, pair_s=3.0)
     assert (cost.fixed_s, cost.token_s, cost.pair_s, cost.context_s, cost.sequence_s) == (1, 2, 3, 0, 0)
     assert step_time_s(cost, 20_000, 0, 0, 0) == 40_001
+    assert step_time_s(cost.scaled(1.5), 20_000, 2, 0, 0) == 1.5 * 40_007

@@ -9,6 +9,8 @@ import pytest
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.fleet import Fleet, FleetDevice, fleet
+from heterarch.cost.engine import EngineConfig, step_cost
+from heterarch.cost.margin import margins
 from heterarch.errors import InfeasibleError, InputError, UnknownNameError
 from heterarch.graph.build import Agent
 from heterarch.plan.document import Plan
@@ -178,8 +180,31 @@ def test_a_plan_says_what_its_prices_and_times_rest_on(catalog: Catalog) -> None
     made = planned(single, catalog, workload(1.0), fleet=own, accounting="owner-annuity", dtypes=["fp4"])
     notes = "\n".join(made.notes)
     assert "Step times on gaudi3: guess: kernels: no public kernel measurements" in notes
-    assert "gaudi3 multiplies fp4 weights in bf16" in notes
+    assert f"Planned to take {margins()['guess']:.2f} times as long" in notes
+    assert "gaudi3 has no fp4 arithmetic: weights in fp4 are multiplied in bf16" in notes
     assert "Price of gaudi3: $0.623/h each; guess" in notes
+
+
+def test_step_times_are_planned_with_room_and_promised_without(catalog: Catalog) -> None:
+    """An engine of the least known device is bought for twice the time that the plan says it takes."""
+    own = Fleet(name="g", site="us-average", devices=[FleetDevice(device="gaudi3"), FleetDevice(device="cpu-vcpu")])
+    made = planned(single, catalog, workload(100.0), ["tpot.p95<=30ms"], fleet=own, accounting="owner-annuity")
+    pools = [pool for pool in made.pools if pool.model]
+    assert pools
+    for pool in pools:
+        assert pool.step
+        config = EngineConfig(catalog.device("gaudi3"), catalog.model(pool.model), pool.tp, pool.pp, pool.dtype)
+        predicted = step_cost(config)
+        assert pool.step.fixed_s == pytest.approx(predicted.fixed_s, rel=1e-6)
+        assert pool.step.context_s == pytest.approx(predicted.context_s, rel=1e-6)
+    assert made.predictions.tpot_s["p95"] < 0.030 / 1.5
+
+
+def test_a_limit_says_how_much_of_it_is_room(catalog: Catalog) -> None:
+    own = Fleet(name="g", site="us-average", devices=[FleetDevice(device="gaudi3"), FleetDevice(device="cpu-vcpu")])
+    with pytest.raises(InfeasibleError) as caught:
+        planned(single, catalog, workload(1.0), ["tpot.p95<=4ms"], fleet=own, accounting="owner-annuity")
+    assert f"with a margin of {margins()['guess']:.2f}, on gaudi3" in str(caught.value)
 
 
 def test_an_engine_has_seats_for_bursts(catalog: Catalog) -> None:

@@ -14,7 +14,16 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cli.output import JSON_HELP, above_zero, console, file_to_write, note, print_json, print_table
+from heterarch.cli.output import (
+    JSON_HELP,
+    OVERLAY_HELP,
+    above_zero,
+    console,
+    file_to_write,
+    note,
+    print_json,
+    print_table,
+)
 from heterarch.cost.config import EngineConfig
 from heterarch.cost.document import load_calibration
 from heterarch.cost.fitting.calibrate import CalibrationResult, EngineLog, OnProgress, Outcome, calibrate
@@ -51,15 +60,16 @@ def calibrate_command(
         Path("probe.csv"), help="Where the probe's answers are kept.", callback=file_to_write
     ),
     calibration: list[Path] | None = typer.Option(None, "--calibration", help="Your calibrations to improve on."),
-    overlay: list[Path] | None = typer.Option(None, "--overlay", help="CSV or YAML laid over the catalogue."),
+    overlay: list[Path] | None = typer.Option(None, "--overlay", help=OVERLAY_HELP),
     name: str = typer.Option("own", help="Name of the calibration, shown beside every prediction from it."),
     output: Path = typer.Option(Path("calibration.json"), "-o", "--out", help="The file.", callback=file_to_write),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
     """Fit kernels and engines to measurements; a fit that predicts held-out rows worse than today's is refused.
 
-    Exit code 1 when every fit was refused, 4 when the endpoint answered nothing, 130 after Ctrl-C (the answers of a
-    probe are kept).
+    Exit code 1 when the measurements are sound but every fit was refused, 2 when a file or an option is wrong and
+    nothing else could be fitted, 4 when the endpoint answered nothing, 130 after Ctrl-C (the answers of a probe are
+    kept).
     """
     if not files and probe_url is None:
         raise InputError("nothing to calibrate from", expected="measurement files, or --probe URL")

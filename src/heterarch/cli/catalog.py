@@ -12,13 +12,13 @@ from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.config_json import read_config
 from heterarch.catalog.device import Device
 from heterarch.catalog.model import Model
-from heterarch.cli.output import JSON_HELP, note, print_json, print_table
+from heterarch.cli.output import JSON_HELP, OVERLAY_HELP, note, print_json, print_table
 from heterarch.units import GB, TERA, weakest
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Rows = list[dict[str, Any]]
 
-_OVERLAY = typer.Option(None, "--overlay", help="CSV or YAML file, or folder, laid over the catalogue.")
+_OVERLAY = typer.Option(None, "--overlay", help=OVERLAY_HELP)
 _JSON = typer.Option(False, "--json", help=JSON_HELP)
 _OVERLAYS = typer.Argument(..., help="CSV or YAML files, folders of them, or the config.json of a model.")
 _ID = typer.Argument(None, help="One id: every number with its source and grade.")
@@ -92,11 +92,18 @@ def check(overlay: list[Path] = _OVERLAYS, as_json: bool = _JSON) -> None:
         raise typer.Exit(1)
 
 
-_COLUMNS = {
-    "servers": ("id", "device", "devices", "host_vcpus", "host_mem_bytes", "scaleup", "nic", "nics"),
-    "links": ("id", "bytes_per_s", "latency_s"),
-    "sites": ("id", "usd_per_kwh", "pue", "gco2e_per_kwh", "egress_usd_per_gb"),
-}
+#: table -> heading -> (field, unit that it is shown in)
+_COLUMNS: dict[str, dict[str, tuple[str, float]]] = {
+    "servers": {
+        "id": ("id", 1), "device": ("device", 1), "devices": ("devices", 1), "host vCPUs": ("host_vcpus", 1),
+        "host GB": ("host_mem_bytes", GB), "scale-up": ("scaleup", 1), "NIC": ("nic", 1), "NICs": ("nics", 1),
+    },
+    "links": {"id": ("id", 1), "GB/s": ("bytes_per_s", GB), "latency us": ("latency_s", 1e-6)},
+    "sites": {
+        "id": ("id", 1), "USD/kWh": ("usd_per_kwh", 1), "PUE": ("pue", 1), "gCO2e/kWh": ("gco2e_per_kwh", 1),
+        "egress USD/GB": ("egress_usd_per_gb", 1),
+    },
+}  # fmt: skip
 
 
 def _entries(name: str, title: str) -> Callable[..., None]:
@@ -106,7 +113,8 @@ def _entries(name: str, title: str) -> Callable[..., None]:
         if as_json:
             print_json(rows)
             return
-        print_table(name, rows, _COLUMNS[name])
+        columns = _COLUMNS[name].items()
+        print_table(name, [{title: _in(row[field], unit) for title, (field, unit) in columns} for row in rows])
         note("Every number has a source and a grade: --json shows them.")
 
     command.__doc__ = title
@@ -156,6 +164,10 @@ def _device_row(device: Device) -> dict[str, Any]:
 
 def _scaled(value: float | None, unit: float) -> float | None:
     return None if value is None else value / unit
+
+
+def _in(value: Any, unit: float) -> Any:
+    return value if unit == 1 else _scaled(value, unit)
 
 
 def _show_sources(device: Device, as_json: bool) -> None:

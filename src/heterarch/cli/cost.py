@@ -8,13 +8,13 @@ from typing import Any
 import typer
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cli.output import JSON_HELP, note, print_json, print_table
+from heterarch.cli.output import CALIBRATION_HELP, JSON_HELP, OVERLAY_HELP, note, print_json, print_line, print_table
 from heterarch.cost.config import EngineConfig
 from heterarch.cost.document import load_calibration
 from heterarch.cost.explain import Breakdown, Row, explain
 from heterarch.cost.library import library_of
 from heterarch.cost.memory import memory_fit, most_sequences
-from heterarch.units import format_duration
+from heterarch.units import format_duration, format_number
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -41,8 +41,8 @@ def explain_command(
     context: int = typer.Option(1024, min=1, help="Tokens of context of each."),
     prefill: int = typer.Option(0, min=0, help="Tokens of a prompt computed in the same iteration."),
     cached: int = typer.Option(0, min=0, help="Tokens of that prompt that are done."),
-    calibration: list[Path] | None = typer.Option(None, "--calibration", help="Your own calibration, used first."),
-    overlay: list[Path] | None = typer.Option(None, "--overlay", help="CSV or YAML laid over the catalogue."),
+    calibration: list[Path] | None = typer.Option(None, "--calibration", help=CALIBRATION_HELP),
+    overlay: list[Path] | None = typer.Option(None, "--overlay", help=OVERLAY_HELP),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:  # fmt: skip
     """One iteration of an engine by kernel: seconds, what bounds it, the interval, and the basis of each number."""
@@ -61,18 +61,20 @@ def explain_command(
     title = f"{chosen.id} on {config.name} ({count}): {batch} x {context:,} tokens"
     title += f" and a prefill of {prefill:,}" if prefill else ""
     print_table(title, [_line(found, row) for row in found.rows])
-    note(
+    print_line(
         f"{format_duration(found.seconds)} per iteration, {format_duration(found.low_s)} to "
         f"{format_duration(found.high_s)} in 68 % of cases; closed form {format_duration(found.closed_form_s)}."
     )
-    note(memory_fit(config).explain())
+    print_line(memory_fit(config).explain())
+    for number, source in enumerate(_bases(found), 1):
+        print_line(f"[{number}] {source}")
     most = most_sequences(config, context)
     if batch > most:
         note(f"warning: {batch} sequences of {context:,} tokens do not fit, at most {most} do")
     if model != chosen.id and not dtype:
         note(f"{model} is read as {chosen.id} in {chosen.dtype}; --dtype sets another format")
-    for number, source in enumerate(_bases(found), 1):
-        note(f"[{number}] {source}")
+    for text in config.conversions:
+        note(text)
 
 
 def _bases(found: Breakdown) -> list[str]:
@@ -87,7 +89,7 @@ def _line(found: Breakdown, row: Row) -> dict[str, Any]:
         "ms": row.seconds * 1e3,
         "share": f"{row.seconds / found.seconds:.1%}",
         "bound": row.bound,
-        "interval ms": f"{row.low_s * 1e3:.3g}-{row.high_s * 1e3:.3g}",
+        "interval ms": "-".join(format_number(seconds * 1e3, 3) for seconds in (row.low_s, row.high_s)),
         "basis": f"{row.source.grade} [{_bases(found).index(str(row.source)) + 1}]",
     }
 

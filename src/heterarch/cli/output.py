@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from heterarch.errors import InputError
+from heterarch.tables import Grid, cell
 
-#: what a flag of that name means in every command
+#: what an option of that name means in every command
 JSON_HELP = "Print JSON instead of tables."
+OVERLAY_HELP = "CSV or YAML file, or folder, laid over the catalogue; may be repeated."
+CALIBRATION_HELP = "A calibration of your own, used before the shipped one; may be repeated."
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -34,6 +35,11 @@ def console(*, stderr: bool = False) -> Console:
 def note(text: str) -> None:
     """A line for the reader on standard error, so that standard output stays data."""
     console(stderr=True).print(text, style="dim", markup=False)
+
+
+def print_line(text: str) -> None:
+    """A line of the answer beside its tables, on standard output."""
+    console().print(text, markup=False)
 
 
 def print_json(data: object) -> None:
@@ -71,23 +77,8 @@ def file_to_write(path: Path | None) -> Path | None:
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> None:
-    """Rows under their keys; numbers to the right, long text folded."""
+    """Rows under their keys; numbers to the right, long text folded, columns that do not fit in a second part."""
     names = list(columns or (rows[0] if rows else ()))
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, title_style="bold")
-    for name in names:
-        numeric = rows and all(isinstance(row.get(name), int | float | type(None)) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell(row.get(name)) for name in names))
-    console().print(table, markup=False)
-
-
-def cell(value: object) -> str:
-    """One cell: nothing for None, thousands for integers, four figures for floats."""
-    if value is None or value == "":
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    values = [[row.get(name) for name in names] for row in rows]
+    numeric = [all(isinstance(row[place], int | float | None) for row in values) for place in range(len(names))]
+    console().print(Grid(title, names, numeric, [tuple(map(cell, row)) for row in values]))

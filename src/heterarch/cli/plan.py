@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
-from heterarch.cli.output import JSON_HELP, above_zero, console, file_to_write, note, print_json
+from heterarch.cli.output import (
+    CALIBRATION_HELP,
+    JSON_HELP,
+    OVERLAY_HELP,
+    above_zero,
+    console,
+    file_to_write,
+    note,
+    print_json,
+)
 from heterarch.cli.pipeline import catalog_and_fleet, compile_agent
 from heterarch.cost.document import load_calibration
 from heterarch.cost.library import library_of
@@ -43,13 +53,13 @@ def plan(
     requests: int = typer.Option(1000, min=1, help="Requests of a checking simulation."),
     explain: bool = typer.Option(True, help="Find alternatives and reasons; takes several times as long as the plan."),
     seed: int = typer.Option(0, min=0, help="Seed of everything sampled."),
-    catalog: list[Path] = typer.Option([], help="Overlays of the catalogue: CSV or YAML files, or folders."),
-    calibration: list[Path] = typer.Option([], help="Calibrations of your own, used before the shipped one."),
+    overlay: list[Path] = typer.Option([], help=OVERLAY_HELP),
+    calibration: list[Path] = typer.Option([], help=CALIBRATION_HELP),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
     """Plan an agent for a workload on a fleet; write the plan, and print it with its reasons."""
     compiled = compile_agent(agent)
-    rows, found = catalog_and_fleet(fleet, catalog)
+    rows, found = catalog_and_fleet(fleet, overlay)
     load = load_workload(workload)
     load = load.at_rate(rate) if rate is not None else load
     checker = None
@@ -63,10 +73,7 @@ def plan(
             accounting=accounting, dtypes=dtype, margin=margin, router=router, seed=seed, evaluator=checker,
             explain=explain, library=library_of(map(load_calibration, calibration), rows.devices),
         )  # fmt: skip
-    if calibration:
-        names = ", ".join(map(str, calibration))
-        made = made.model_copy(update={"notes": [*made.notes, f"Step times use the calibration {names} first."]})
-    made = with_overlays(made, [*found.catalog, *catalog])
+    made = with_files(made, [*found.catalog, *overlay], calibration)
     save_plan(made, output)
     show(made, as_json)
     note(f"wrote {output}")
@@ -80,7 +87,11 @@ def show(made: Plan, as_json: bool) -> None:
         console().print(render_plan(made))
 
 
-def with_overlays(made: Plan, overlays: Sequence[Path | str]) -> Plan:
-    """The plan that remembers which files its catalogue was read with, so that others read the same."""
-    files = [relative(str(path)) for path in overlays]
-    return made.model_copy(update={"provenance": made.provenance.model_copy(update={"catalog_files": files})})
+def with_files(made: Plan, overlays: Sequence[Path | str], calibrations: Sequence[Path]) -> Plan:
+    """The plan that remembers which files its catalogue was read with, so that others read the same, and which
+    calibrations its step times come from."""
+    hashes = {relative(str(path)): hashlib.sha256(path.read_bytes()).hexdigest() for path in calibrations}
+    files = {"catalog_files": [relative(str(path)) for path in overlays], "calibration_sha256": hashes}
+    notes = [f"Step times use the calibration {', '.join(hashes)} first."] if hashes else []
+    provenance = made.provenance.model_copy(update=files)
+    return made.model_copy(update={"notes": [*made.notes, *notes], "provenance": provenance})

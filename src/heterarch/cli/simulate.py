@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cli.output import JSON_HELP, above_zero, console, file_to_write, note, print_json
+from heterarch.cli.output import JSON_HELP, OVERLAY_HELP, above_zero, console, file_to_write, note, print_json
 from heterarch.cli.pipeline import flat_of
 from heterarch.documents import write_text
 from heterarch.errors import Interrupted
@@ -50,13 +50,13 @@ def simulate(
     plot: Path | None = typer.Option(
         None, help="Write a plot of the latency distributions (extra `plot`).", callback=file_to_write
     ),
-    catalog: list[Path] = typer.Option([], help="More overlays of the catalogue than the plan names."),
+    overlay: list[Path] = typer.Option([], help=f"{OVERLAY_HELP} More than the plan names."),
     progress: bool = typer.Option(True, help="Show progress on a terminal."),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
     """Simulate a plan; exit code 0 also when an SLO is missed, 130 after Ctrl-C (the partial report is kept)."""
     made = load_plan(plan)
-    check_plan(made, Catalog.load(*made.provenance.catalog_files, *catalog), str(plan))
+    check_plan(made, Catalog.load(*made.provenance.catalog_files, *overlay), str(plan))
     source: Workload | Trace
     if trace is not None:
         source = placed_in_time(read_trace(trace, rate_per_s=rate), rate, seed)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from heterarch.catalog.catalog import Catalog
+from heterarch.catalog.device import Device
 from heterarch.catalog.fleet import fleet
 from heterarch.catalog.hosted import listed_price
-from heterarch.cli.output import JSON_HELP, note, print_json, print_table
+from heterarch.catalog.server import Site
+from heterarch.cli.output import CALIBRATION_HELP, JSON_HELP, OVERLAY_HELP, note, print_json, print_line, print_table
 from heterarch.cost.config import EngineConfig
-from heterarch.cost.energy import grid_gco2e_per_kwh
+from heterarch.cost.document import load_calibration
+from heterarch.cost.energy import grid_gco2e_per_kwh, power_model
 from heterarch.cost.engine import step_source
+from heterarch.cost.library import library_of
 from heterarch.cost.money.accounting import Accounting, MissingPriceError, OwnerTerms
 from heterarch.cost.money.endpoint import TokenPrices
 from heterarch.cost.money.operating import OperatingPoint, operating_point, widths
@@ -24,6 +30,7 @@ from heterarch.cost.money.sensitivity import Case, Ranking, cases, ranking
 from heterarch.cost.money.spot import Preemption
 from heterarch.cost.money.tco import Calls, marginal_cost, mean_usd_per_mtok, run_usd
 from heterarch.errors import InputError
+from heterarch.units import HOUR_S, format_number
 
 app = typer.Typer(rich_markup_mode=None)
 Rows = list[dict[str, Any]]
@@ -35,7 +42,9 @@ def tco(
     device: list[str] = typer.Option([], help="Ids of devices; default: those of the packaged fleet mixed."),
     api: list[str] = typer.Option([], help="provider:model of a hosted API to compare with."),
     accounting: str = typer.Option("all", help=f"What counts as cost: all, {', '.join(Accounting)}."),
-    tp: int = typer.Option(0, min=0, help="Devices per engine; 0: as few as hold the batch."),
+    tp: int = typer.Option(0, min=0, help="Tensor parallel devices of each attention group; 0: as few as it takes."),
+    ep: int = typer.Option(1, min=1, help="Ways in which experts are spread."),
+    attention_dp: int = typer.Option(1, min=1, help="Attention groups; tp x attention-dp devices in all."),
     dtype: str = typer.Option("", help="Format of the weights; default: as published."),
     prompt: int = typer.Option(4000, min=1, help="Prompt tokens of a call."),
     output: int = typer.Option(500, min=0, help="Output tokens of a call."),
@@ -48,14 +57,20 @@ def tco(
     years: str = typer.Option("", help="Lifetimes to compare: 3,4,6; default: 4."),
     preemptions: float = typer.Option(Preemption().per_h, min=0, help="Preemptions of a spot device per hour."),
     resources: bool = typer.Option(False, "--resources", help="Also what a GB, a TB/s and a PFLOP/s cost per hour."),
-    catalog: list[Path] = typer.Option([], help="Overlays of the catalogue: CSV or YAML files, or folders."),
+    calibration: list[Path] = typer.Option([], help=CALIBRATION_HELP),
+    overlay: list[Path] = typer.Option([], help=OVERLAY_HELP),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
     """Dollars per million tokens and per call, watts and grams on each device, and what would change the ranking."""
-    rows = Catalog.load(*catalog)
+    rows = Catalog.load(*overlay)
     place, terms, preemption = rows.site(site), OwnerTerms(), Preemption(per_h=preemptions)
     calls = Calls(prompt, float(min(int(prompt * cached), prompt - 1)), output)
-    points, left_out = _points(rows, model, device, calls, tp, dtype, batch)
+    shape = rows.find_model(model)
+    library = library_of(map(load_calibration, calibration), rows.devices)
+    engine = partial(EngineConfig, model=shape, dtype=dtype or shape.dtype, attention_dp=attention_dp, library=library)
+    splits = partial(widths, tp=(tp,) if tp else (1, 2, 4, 8), ep=ep)
+    points, left_out = _points([rows.find_device(name) for name in device or _fleet_devices(rows)],
+                               lambda one: splits(engine(one)), calls, batch)  # fmt: skip
     chosen = _accountings(accounting)
 
     def money(case: Case, point: OperatingPoint) -> Any:
@@ -76,6 +91,7 @@ def tco(
         "resources": [row for name in chosen for row in _resources(name, points, money)] if resources else [],
         "ranking": [_json(found) for found in ranked],
         "left_out": left_out,
+        "notes": list(dict.fromkeys(text for point in points for text in point.config.conversions)),
     }
     if as_json:
         print_json(answer)
@@ -84,39 +100,39 @@ def tco(
 
 
 def _show(answer: dict[str, Any], ranked: list[Ranking]) -> None:
-    print_table(f"{answer['model']}: engines", answer["engines"])
-    print_table("USD of an engine-hour, of a million tokens by kind, of a thousand calls", answer["prices"])
+    print_table(f"{answer['model']}: engines", _headed(answer["engines"], _ENGINES))
+    prices = "USD of an engine-hour, of a million tokens by kind, of a thousand calls"
+    print_table(prices, _headed(answer["prices"], _PRICES))
     if answer["resources"]:
-        print_table("USD per hour of a unit of each resource", answer["resources"])
+        print_table("USD per hour of a unit of each resource", _headed(answer["resources"], _RESOURCES))
     rows = [_ranking_row(found) for found in ranked if found.usd_per_mtok]
     columns = [name for name in (rows[0] if rows else ()) if any(row[name] is not None for row in rows)]
     print_table("cheapest first, USD per million tokens", rows, columns)
     firsts = Counter(next(iter(found.usd_per_mtok)) for found in ranked if found.usd_per_mtok)
     for name, count in firsts.most_common():
-        note(f"{name} is cheapest in {count} of {firsts.total()} cases")
+        print_line(f"{name} is cheapest in {count} of {firsts.total()} cases")
     for name, reason in answer["left_out"].items():
         note(f"{name} is left out: {reason}")
+    for text in answer["notes"]:
+        note(text)
     for reason in dict.fromkeys(reason for found in ranked for reason in found.left_out.values()):
         note(reason)
 
 
 def _points(
-    rows: Catalog, model: str, devices: list[str], calls: Calls, tp: int, dtype: str, batch: int
+    devices: Iterable[Device], engines: Callable[[Device], list[EngineConfig]], calls: Calls, batch: int
 ) -> tuple[list[OperatingPoint], dict[str, str]]:
     """The operating point of each device, and why a device has none; all the devices' errors when none has one."""
-    shape = rows.find_model(model)
     points, left_out = [], {}
-    for name in dict.fromkeys(devices) or _fleet_devices(rows):
-        device = rows.find_device(name)
+    for device in dict.fromkeys(devices):
         try:
-            config = EngineConfig(device, shape, dtype=dtype or shape.dtype)
-            point = operating_point(widths(config, (tp,) if tp else (1, 2, 4, 8)), calls, batch)
+            point = operating_point(engines(device), calls, batch)
             assert point.seconds
             points.append(point)
         except InputError as error:
             left_out[device.id] = error.what
     if not points:
-        raise InputError(f"no device serves {model}", observed="; ".join(left_out.values()), fix="choose others")
+        raise InputError("no device serves the model", observed="; ".join(left_out.values()), fix="choose others")
     return points, left_out
 
 
@@ -124,19 +140,47 @@ def _fleet_devices(rows: Catalog) -> list[str]:
     return [entry.device for entry in fleet("mixed").devices if rows.device(entry.device).device_class != "cpu"]
 
 
-def _engine(point: OperatingPoint, site: Any) -> dict[str, Any]:
+#: field -> heading, and what the field is multiplied with under it
+_ENGINES = {
+    "engine": ("engine", 0), "batch": ("batch", 0), "ttft_s": ("TTFT ms", 1e3), "tpot_s": ("TPOT ms", 1e3),
+    "tokens_per_s": ("tokens/s", 1), "watts": ("W", 1), "joules_per_call": ("Wh/call", 1 / HOUR_S),
+    "gco2e_per_call": ("gCO2e/call", 1), "embodied_gco2e_per_call": ("embodied", 1), "grade": ("time grade", 0),
+    "power_grade": ("power grade", 0),
+}  # fmt: skip
+_PRICES = {
+    "accounting": ("accounting", 0), "device": ("device", 0), "usd_per_engine_h": ("$/h", 1),
+    "input_usd_per_mtok": ("input", 1), "cached_usd_per_mtok": ("cached", 1), "output_usd_per_mtok": ("output", 1),
+    "mean_usd_per_mtok": ("all tokens", 1), "usd_per_call": ("1,000 calls", 1e3),
+}  # fmt: skip
+_RESOURCES = {
+    "accounting": ("accounting", 0), "device": ("device", 0), "usd_per_gb": ("GB", 1),
+    "usd_per_gb_per_s": ("TB/s", 1e3), "usd_per_tflops": ("PFLOP/s bf16", 1e3),
+}  # fmt: skip
+
+
+def _headed(rows: Rows, headings: Mapping[str, tuple[str, float]]) -> Rows:
+    """The rows under headings, numbers in their units."""
+    return [
+        {name: row[field] and row[field] * unit if unit else row[field] for field, (name, unit) in headings.items()}
+        for row in rows
+    ]
+
+
+def _engine(point: OperatingPoint, site: Site) -> dict[str, Any]:
     operational, embodied = point.gco2e(site, grid_gco2e_per_kwh(site))
     return {
         "engine": point.config.name,
+        "devices": point.config.devices,
         "batch": point.batch,
-        "TTFT ms": point.ttft_s * 1000,
-        "TPOT ms": point.tpot_s * 1000,
-        "tokens/s": point.tokens_per_s,
-        "W": point.watts,
-        "Wh/call": point.joules / 3600,
-        "gCO2e/call": operational,
-        "embodied": embodied if point.config.device.embodied_kgco2e else None,
+        "ttft_s": point.ttft_s,
+        "tpot_s": point.tpot_s,
+        "tokens_per_s": point.tokens_per_s,
+        "watts": point.watts,
+        "joules_per_call": point.joules,
+        "gco2e_per_call": operational,
+        "embodied_gco2e_per_call": embodied if point.config.device.embodied_kgco2e else None,
         "grade": str(step_source(point.config).grade),
+        "power_grade": str(power_model(point.config.device).source.grade),
     }
 
 
@@ -147,24 +191,26 @@ def _priced(accounting: Accounting, points: list[OperatingPoint], money: Any) ->
             usd = money(Case(accounting), point).usd_per_h
         except MissingPriceError:
             continue
-        row = {"accounting": str(accounting), "device": point.config.device.id, "$/h": usd * point.config.devices}
+        hourly = usd * point.config.devices
+        row = {"accounting": str(accounting), "device": point.config.device.id, "usd_per_engine_h": hourly}
         rows.append(row | _prices_row(point.prices(usd), point.calls))
     return rows
 
 
 def _hosted(prices: dict[str, Any], calls: Calls) -> Rows:
     return [
-        {"accounting": "hosted API", "device": name, "$/h": None} | _prices_row(p, calls) for name, p in prices.items()
+        {"accounting": "hosted API", "device": name, "usd_per_engine_h": None} | _prices_row(price, calls)
+        for name, price in prices.items()
     ]
 
 
 def _prices_row(price: TokenPrices, calls: Calls) -> dict[str, Any]:
     return {
-        "input": price.input_usd_per_mtok,
-        "cached": price.cached_usd_per_mtok,
-        "output": price.output_usd_per_mtok,
-        "all tokens": mean_usd_per_mtok(price, calls),
-        "1,000 calls": run_usd(price, calls) * 1000,
+        "input_usd_per_mtok": price.input_usd_per_mtok,
+        "cached_usd_per_mtok": price.cached_usd_per_mtok,
+        "output_usd_per_mtok": price.output_usd_per_mtok,
+        "mean_usd_per_mtok": mean_usd_per_mtok(price, calls),
+        "usd_per_call": run_usd(price, calls),
     }
 
 
@@ -175,14 +221,12 @@ def _resources(accounting: Accounting, points: list[OperatingPoint], money: Any)
             unit = marginal_cost(point.config.device, money(Case(accounting), point).usd_per_h)
         except MissingPriceError:
             continue
-        units = {"GB": unit.usd_per_gb, "TB/s": unit.usd_per_gb_per_s, "PFLOP/s bf16": unit.usd_per_tflops}
-        scaled = {name: usd and usd * (1 if name == "GB" else 1000) for name, usd in units.items()}
-        rows.append({"accounting": str(accounting), "device": point.config.device.id, **scaled})
+        rows.append({"accounting": str(accounting), "device": point.config.device.id, **asdict(unit)})
     return rows
 
 
 def _ranking_row(found: Ranking) -> dict[str, Any]:
-    order = ", ".join(f"{name} {usd:.3g}" for name, usd in found.usd_per_mtok.items())
+    order = ", ".join(f"{name} {format_number(usd, 3)}" for name, usd in found.usd_per_mtok.items())
     case = found.case
     values = {"$/kWh": case.usd_per_kwh, "used": case.utilisation, "interest": case.rate, "years": case.years}
     return {"accounting": str(case.accounting), **values, "ranking": order}

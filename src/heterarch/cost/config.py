@@ -81,6 +81,19 @@ class EngineConfig:
         return self.device.compute_dtype("bf16" if dtype == "fp4" and dtype not in self.device.peaks else dtype)
 
     @property
+    def conversions(self) -> tuple[str, ...]:
+        """A sentence on each format that the device does not compute in as such, empty where it does them all."""
+        device, formats = self.device, {"weights": (self.dtype, self.compute_dtype)}
+        if not self.model.encoder:
+            formats["KV"] = (self.kv_dtype, device.compute_dtype(self.kv_dtype))
+        return tuple(
+            f"{device.id} has no {dtype} arithmetic: {what} in {dtype} {'is' if what == 'KV' else 'are'} multiplied in "
+            f"{native}. Converting is not timed, and whether your engine has kernels for it is not checked."
+            for what, (dtype, native) in formats.items()
+            if canonical_dtype(dtype) != native
+        )
+
+    @property
     def kernels(self) -> Library:
         """The calibrations that its kernels come from: its own, or the shipped one."""
         return self.library or default_library()

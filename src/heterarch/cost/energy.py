@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -37,21 +37,27 @@ _H200 = PowerModel(0.11, 249 / 700, 571 / 700, 190 / 700, Source(Grade.FITTED, f
 _B200 = PowerModel(0.11, 0.428, 0.769, 0.287, Source(Grade.FITTED, f"B200 {_KERNELS}"))
 _A100 = PowerModel(
     *(63 / 400, 0.28, 1.60, 0.71),
-    Source(Grade.FITTED, "20 runs of Llama-2-70B on A100, splitwise-sim 8f99e7d; 2 % median error on the same runs"),
+    Source(Grade.FITTED, "20 runs of Llama-2-70B on A100 80 GB, splitwise-sim 8f99e7d; 2 % median error on them"),
 )
 _DEFAULT = PowerModel(0.15, 0.39, 0.79, 0.28, Source(Grade.GUESS, "about the mean of the H200 and B200 fits"))
 
-#: devices whose kernel power was measured, and chips alike
+
+def _of_sibling(name: str, fit: PowerModel) -> PowerModel:
+    return replace(fit, source=Source(Grade.DERIVED, f"the fit of {name}, another chip: {fit.source.citation}"))
+
+
+#: devices whose power was measured, and chips of the same architecture
 BY_DEVICE: Mapping[str, PowerModel] = MappingProxyType(
     {
-        **{"h200-sxm": _H200, "h100-sxm": _H200, "b200": _B200, "gb200-nvl72": _B200},
-        **{"a100-80-sxm": _A100, "a100-40-sxm": _A100},
+        **{"h200-sxm": _H200, "h100-sxm": _of_sibling("H200", _H200)},
+        **{"b200": _B200, "gb200-nvl72": _of_sibling("B200", _B200)},
+        **{"a100-80-sxm": _A100, "a100-40-sxm": _of_sibling("A100 80 GB", _A100)},
     }
 )
 
 
 def power_model(device: Device) -> PowerModel:
-    """The device's own fit, or the default."""
+    """The device's own fit, that of a chip of its architecture, or the default; ``source`` says which."""
     return BY_DEVICE.get(device.id, _DEFAULT)
 
 

@@ -16,7 +16,7 @@ from heterarch.catalog.model import Model
 from heterarch.cost.closed_form import closed_form
 from heterarch.cost.config import EngineConfig
 from heterarch.cost.forward import kernel_of, linear_calls
-from heterarch.cost.library import Library
+from heterarch.cost.library import Kernel, Library
 from heterarch.cost.memory import BATCHED_TOKENS, UTILISATION, kv_capacity_tokens, memory_fit
 from heterarch.cost.step import KNOTS, StepCost, step_time_s
 from heterarch.errors import InputError
@@ -30,6 +30,7 @@ __all__ = [
     "engine_configs",
     "engine_table",
     "kv_capacity_tokens",
+    "notable_kernels",
     "prefill_s",
     "step_cost",
     "step_source",
@@ -56,19 +57,27 @@ def step_cost(config: EngineConfig) -> StepCost:
 def step_source(config: EngineConfig) -> Source:
     """Where the prediction of :func:`step_cost` comes from: the weakest of its kernels' fits, peaks and host times.
 
-    Kernels with less than a tenth of the time do not count. A number without a source counts as declared.
+    Of kernels the notable ones count. A number without a source counts as declared.
     """
     device = config.device
     unknown = Source(Grade.DECLARED, "no source")
     peaks = [device.sources.get(name, unknown) for name in (config.compute_dtype, "mem_bytes_per_s")]
-    seconds: dict[Source, float] = {}
-    for call in linear_calls(config, np.full(1, TYPICAL_TOKENS)):
-        source = kernel_of(config, call).source
-        seconds[source] = seconds.get(source, 0.0) + float(call.count * kernel_of(config, call).seconds(call.shapes)[0])
-    kernels = [source for source, spent in seconds.items() if spent >= NOTABLE * sum(seconds.values())]
+    kernels = [kernel.source for kernel in notable_kernels(config)]
     grade = weakest(Grade.DERIVED, *(source.grade for source in (*kernels, *peaks, config.host_work.source)))
     worst = next(source for source in kernels if source.grade == weakest(*(kernel.grade for kernel in kernels)))
     return Source(grade, f"kernels: {worst.citation}; peaks: {peaks[0].citation}")
+
+
+def notable_kernels(config: EngineConfig) -> list[Kernel]:
+    """Kernels of linear layers, experts and collectives that take at least a tenth of the time of these, one of each
+    source; same errors as :func:`step_cost`."""
+    seconds: dict[Source, float] = {}
+    kernels: dict[Source, Kernel] = {}
+    for call in linear_calls(config, np.full(1, TYPICAL_TOKENS)):
+        kernel = kernel_of(config, call)
+        kernels.setdefault(kernel.source, kernel)
+        seconds[kernel.source] = seconds.get(kernel.source, 0.0) + float(call.count * kernel.seconds(call.shapes)[0])
+    return [kernels[source] for source, spent in seconds.items() if spent >= NOTABLE * sum(seconds.values())]
 
 
 def prefill_s(cost: StepCost, tokens: Any, done: Any = 0) -> Any:

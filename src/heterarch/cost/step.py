@@ -12,6 +12,8 @@ KNOTS = (
     *(2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 768.0),
     *(1024.0, 1536.0, 2048.0, 3072.0, 4096.0, 6144.0, 8192.0, 16384.0),
 )
+NO_BENDS = np.zeros(len(KNOTS))
+NO_BENDS.setflags(write=False)
 
 
 class StepCost(NamedTuple):
@@ -21,12 +23,16 @@ class StepCost(NamedTuple):
     :data:`KNOTS`; attention adds what its pairs and its context take.
     """
 
-    fixed_s: Any  # host work, launches, and what the kernels take however few the tokens
-    token_s: Any  # per token, below the first knot
-    bends_s: Any  # [knots] (and configurations): change of the slope at each knot
-    pair_s: Any  # prefill attention per (query, key) pair
-    context_s: Any  # decode attention per token of context read
-    sequence_s: Any  # attention, output head, sampling and host work per decoding sequence
+    fixed_s: Any = 0.0  # host work, launches, and what the kernels take however few the tokens
+    token_s: Any = 0.0  # per token, below the first knot
+    bends_s: Any = NO_BENDS  # [knots] (and configurations): change of the slope at each knot
+    pair_s: Any = 0.0  # prefill attention per (query, key) pair
+    context_s: Any = 0.0  # decode attention per token of context read
+    sequence_s: Any = 0.0  # attention, output head, sampling and host work per decoding sequence
+
+    def scaled(self, factor: float) -> StepCost:
+        """The cost of iterations that take ``factor`` times as long."""
+        return StepCost(*(factor * field for field in self))
 
 
 def step_time_s(cost: StepCost, tokens: Any, pairs: Any, sequences: Any, context: Any) -> Any:
@@ -43,12 +49,6 @@ def step_time_s(cost: StepCost, tokens: Any, pairs: Any, sequences: Any, context
     for index in range(len(KNOTS)):
         linear = linear + cost.bends_s[index] * np.maximum(tokens - KNOTS[index], 0.0)
     return cost.fixed_s + linear + cost.pair_s * pairs + cost.context_s * context + cost.sequence_s * sequences
-
-
-def flat_step(fixed_s: float = 0.0, token_s: float = 0.0, **seconds: float) -> StepCost:
-    """A step cost without bends: fixed + per-token time, and any other field by name, seconds."""
-    others = {name: seconds.get(name, 0.0) for name in ("pair_s", "context_s", "sequence_s")}
-    return StepCost(fixed_s, token_s, np.zeros(len(KNOTS)), **others)
 
 
 def token_curve(seconds: Callable[[Any], Any]) -> tuple[Any, Any, Any]:

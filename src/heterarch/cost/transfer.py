@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from heterarch.catalog.device import Device
 from heterarch.catalog.model import Model
@@ -84,9 +85,14 @@ def engine_rate(link: TransferRate, devices: int) -> TransferRate:
     return TransferRate(link.bytes_per_s * devices, link.latency_s, link.source)
 
 
-def kv_transfer_s(kv_bytes: float, link: TransferRate, senders: int = 1, receivers: int = 1) -> float:
-    """Seconds to move ``kv_bytes`` between two engines; the side with fewer devices limits."""
-    return link.latency_s + kv_bytes / (link.bytes_per_s * min(senders, receivers))
+def pair_rate(link: TransferRate, senders: int, receivers: int) -> TransferRate:
+    """The rate between two engines: each device pair of the smaller one has its own ``link``."""
+    return engine_rate(link, min(senders, receivers))
+
+
+def kv_transfer_s(kv_bytes: Any, rate: TransferRate) -> Any:
+    """Seconds to move ``kv_bytes`` (a number or an array) between two engines at their ``rate``."""
+    return rate.latency_s + kv_bytes / rate.bytes_per_s
 
 
 def kv_bytes(model: Model, tokens: float, dtype: str = "bf16", batch: int = 1) -> float:

@@ -111,8 +111,8 @@ def _endpoint_pool(placement: Placement, candidate: Candidate, name: str) -> Poo
 def _engine_pool(placement: Placement, candidate: Candidate, name: str, count: int) -> Pool:
     assert candidate.point is not None
     assert candidate.model is not None
-    point, planned = placement.points[candidate.key], candidate.point
-    engine = planned.engine
+    point = placement.points[candidate.key]
+    engine = point.engine.expected
     config = engine.config
     nic = (config.device.nic_bytes_per_s or 0.0) * RDMA_SHARE * config.devices
     return Pool(

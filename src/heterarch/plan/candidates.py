@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -14,6 +14,7 @@ from heterarch.catalog.hosted import TokenPrice
 from heterarch.catalog.model import Model as CatalogModel
 from heterarch.cost.engine import engine_configs, engine_table
 from heterarch.cost.library import Library
+from heterarch.cost.margin import step_margin
 from heterarch.plan.mix import Mix
 from heterarch.plan.operating import Engine, Model, Point
 from heterarch.plan.supply import Supply
@@ -70,6 +71,12 @@ class Candidate:
         return self.supply.device.id if self.supply else self.hosted.endpoint.name if self.hosted else ""
 
     @property
+    def expected(self) -> Candidate:
+        """The same operating point, on an engine that takes as long as predicted."""
+        model = self.model and Model(self.model.engine.expected, self.model.mix, self.model.role)
+        return replace(self, model=model)
+
+    @property
     def usd_per_call(self) -> float:
         """Engine USD per call at the operating point; 0 for an endpoint."""
         return self.point.engine.usd_per_h / 3600 / self.point.calls_per_s if self.point else 0.0
@@ -77,15 +84,24 @@ class Candidate:
 
 @dataclass(frozen=True, order=True)
 class Best:
-    """The best that can be reached against a limit: ``seconds`` at its quantile, ``ratio`` to it."""
+    """The best that can be reached against a limit: ``seconds`` at its quantile, ``ratio`` to it.
+
+    ``margin``: how much of the seconds is room for the error of the prediction.
+    """
 
     ratio: float
     seconds: float
     limit: Limit = field(compare=False)
+    margin: float = field(default=1.0, compare=False)
 
     def __str__(self) -> str:
         where = "mean" if self.limit.at < 0 else f"p{100 * self.limit.at:g}"
-        return f"{where} {_seconds(self.seconds)} at best, the limit {_seconds(self.limit.seconds)}"
+        return f"{where} {_seconds(self.seconds)} at best{self.room}, the limit {_seconds(self.limit.seconds)}"
+
+    @property
+    def room(self) -> str:
+        """For messages: the margin, empty where there is none."""
+        return f" with a margin of {self.margin:.2f}" if self.margin > 1 else ""
 
 
 @dataclass
@@ -107,11 +123,13 @@ class Reach:
         return ""
 
 
-def _judge(table: dict[str, Best], device: str, limits: Sequence[Limit], value: Callable[[Limit], float]) -> bool:
+def _judge(
+    table: dict[str, Best], device: str, limits: Sequence[Limit], value: Callable[[Limit], float], margin: float = 1.0
+) -> bool:
     """Whether all limits are kept; remembers how near the device comes to the one it misses most."""
     if not limits:
         return True
-    found = [Best(value(limit) / limit.seconds, value(limit), limit) for limit in limits]
+    found = [Best(value(limit) / limit.seconds, value(limit), limit, margin) for limit in limits]
     worst = max(found)
     table[device] = min(worst, table.get(device, worst))
     return worst.ratio <= 1 + 1e-9
@@ -165,7 +183,9 @@ def _fitting(
     for row, config in enumerate(table.configs):
         usd = supply.usd_per_h * config.devices
         kv, tokens = int(table.kv_bytes_per_token[row]), int(table.kv_tokens[row])
-        found.append((supply, Engine(config, table.row(row), tokens, kv, usd, supply.key)))
+        margin = step_margin(config)
+        cost = table.row(row).scaled(margin)
+        found.append((supply, Engine(config, cost, tokens, kv, usd, supply.key, margin)))
     return found, table.left_out[-1].reason if table.left_out else "the fleet has too few devices"
 
 
@@ -200,13 +220,13 @@ def _points(model: Model) -> list[Point | None]:
 def _kept(model: Model, point: Point | None, limits: Limits, reach: Reach) -> Point | None:
     if point is None or float(model.mix.prompt.max()) > model.engine.kv_tokens:
         return None
-    device = model.engine.config.device.id
+    device, margin = model.engine.config.device.id, model.engine.margin
     kept = True
     if model.role != "decode":
         rows = ttft_rows(point)
-        kept = _judge(reach.ttft, device, limits.ttft, lambda limit: quantile(rows, limit.at))
+        kept = _judge(reach.ttft, device, limits.ttft, lambda limit: quantile(rows, limit.at), margin)
     if model.role != "prefill":
-        kept &= _judge(reach.tpot, device, limits.tpot, lambda limit: point.tpot_at(z_of(limit.at)))
+        kept &= _judge(reach.tpot, device, limits.tpot, lambda limit: point.tpot_at(z_of(limit.at)), margin)
     return point if kept else None
 
 

@@ -196,6 +196,7 @@ class Provenance(_Part):
     fleet: str
     fleet_sha256: str
     catalog_files: list[str] = []  # overlays that the catalogue was read with, as paths
+    calibration_sha256: dict[str, str] = {}  # file of the user's own calibration -> hash of its bytes
     workload: str
     workload_sha256: str
     seed: int = 0

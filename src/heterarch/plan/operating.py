@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -36,7 +36,10 @@ GRID = 24  # batches tried before bisection
 
 @dataclass(frozen=True)
 class Engine:
-    """A configuration with its step cost, its KV capacity in tokens and what an hour of it costs."""
+    """A configuration with its step cost, its KV capacity in tokens and what an hour of it costs.
+
+    ``cost`` is ``margin`` times the predicted one, so that what is planned with it holds where the prediction is off.
+    """
 
     config: EngineConfig
     cost: StepCost
@@ -44,6 +47,12 @@ class Engine:
     kv_bytes_per_token: int
     usd_per_h: float
     supply: str  # inventory key
+    margin: float = 1.0
+
+    @property
+    def expected(self) -> Engine:
+        """The engine as it is predicted, without the margin."""
+        return replace(self, cost=self.cost.scaled(1 / self.margin), margin=1.0)
 
     @property
     def name(self) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.fleet import Fleet
 from heterarch.cost.money.endpoint import binding_limit, call_usd, calls_per_s
-from heterarch.cost.transfer import RDMA_SHARE, TransferRate, pair_link
+from heterarch.cost.transfer import TransferRate, kv_transfer_s, link_rate, pair_link, pair_rate
 from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.candidates import Candidate, Hosted, Limits, quantile, z_of
@@ -67,7 +67,7 @@ class Links:
         stated = self._stated.get((a, b)) or self._stated.get((b, a))
         if stated:
             source = Source(Grade.DECLARED, f"link {stated.id} of the fleet")
-            return TransferRate(stated.bytes_per_s * RDMA_SHARE, stated.latency_s, source)
+            return replace(link_rate(stated), source=source)
         try:
             return pair_link(self._catalog.device(a), self._catalog.device(b))
         except InputError:
@@ -79,13 +79,16 @@ def sent_tokens(mix: Mix, receiver: Point) -> Floats:
     return np.where(mix.gap_s <= receiver.age_s, mix.found(True), mix.missed)
 
 
-def pair_rate(sender: Point, receiver: Point, links: Links) -> TransferRate | None:
-    """The rate between two engines: each device pair of the smaller one has its own link."""
+def rate_between(sender: Point, receiver: Point, links: Links) -> TransferRate | None:
+    """The rate between two engines, None where no link of their devices is known."""
     a, b = sender.engine.config, receiver.engine.config
     link = links.between(a.device.id, b.device.id)
-    if link is None:
-        return None
-    return TransferRate(link.bytes_per_s * min(a.devices, b.devices), link.latency_s, link.source)
+    return link and pair_rate(link, a.devices, b.devices)
+
+
+def sent_s(tokens: Floats, receiver: Point, rate: TransferRate) -> Floats:
+    """Seconds to send the KV of ``tokens`` to an engine."""
+    return np.asarray(kv_transfer_s(tokens * receiver.engine.kv_bytes_per_token, rate))
 
 
 def resources_of(candidates: Sequence[Candidate]) -> list[Resource]:
@@ -193,7 +196,7 @@ def kv_edge(
                 continue
             if sender.point.engine.config.dtype != receiver.point.engine.config.dtype:
                 continue
-            rate = pair_rate(sender.point, receiver.point, links)
+            rate = rate_between(sender.point, receiver.point, links)
             if rate is None:
                 continue
             key = (rate.bytes_per_s, rate.latency_s)
@@ -209,7 +212,7 @@ def _link(output: Floats, tokens: Floats, receiver: Point, rate: TransferRate, l
     kv = receiver.engine.kv_bytes_per_token
     if receiver.calls_per_s * float(tokens.mean()) * kv > MOST_INGRESS * rate.bytes_per_s:
         return None
-    seconds = rate.latency_s + tokens * kv / rate.bytes_per_s
+    seconds = sent_s(tokens, receiver, rate)
     several = output > 1
     spread = seconds[several] / (output[several] - 1)
     for limit in limits.tpot if several.any() else ():

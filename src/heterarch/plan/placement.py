@@ -16,7 +16,7 @@ from heterarch.plan.candidates import Best, Candidate, Limit, Limits, candidates
 from heterarch.plan.cpu import cpu_op, cpu_resource
 from heterarch.plan.critical import critical_stages
 from heterarch.plan.operating import Point
-from heterarch.plan.phases import decode_op, kv_edge, over_limit, pair_rate, prefill_op, resources_of
+from heterarch.plan.phases import decode_op, kv_edge, over_limit, prefill_op, rate_between, resources_of
 from heterarch.plan.problem import Edge, Op, Problem
 from heterarch.plan.setting import Setting
 from heterarch.plan.solve import Solution, diagnose, infeasible, least_latency_s, solve
@@ -101,7 +101,7 @@ def _out_of_reach(setting: Setting, model: str) -> InfeasibleError:
             best = found[device]
             return InfeasibleError(
                 f"the {metric} limit of the model {model} can be met on no device of the fleet",
-                observed=f"best reachable {format_duration(best.seconds)}, on {device}",
+                observed=f"best reachable {format_duration(best.seconds)}{best.room}, on {device}",
                 expected=f"at most {format_duration(best.limit.seconds)}",
                 fix=f"allow {format_duration(best.seconds * 1.05)}, a smaller --dtype, or faster devices",
             )
@@ -169,6 +169,12 @@ def attempt(setting: Setting, targets: Targets, offered: Mapping[str, Sequence[C
     return placement
 
 
+def expected(placement: Placement) -> Placement:
+    """The same choice with the step times as they are predicted, without the margins that it was made with."""
+    candidates = {key: candidate.expected for key, candidate in placement.candidates.items()}
+    return _walked(placement.setting, placement.problem, placement.solution, candidates, placement.rounds)
+
+
 def _worst(e2e: Floats, limits: Sequence[Limit]) -> Best | None:
     found = []
     for limit in limits:
@@ -214,6 +220,13 @@ def _solved(setting: Setting, problem: Problem, offered: Mapping[str, Sequence[C
         if problem.latency_limit_s is not None:
             raise
         raise _too_small(setting, problem) from None
+    return _walked(setting, problem, solution, candidates, number)
+
+
+def _walked(
+    setting: Setting, problem: Problem, solution: Solution, candidates: Mapping[str, Candidate], number: int
+) -> Placement:
+    """The solution with the operating points of its engines, and the walk under it."""
     points = _points(problem, solution, candidates)
     calls = {}
     for call in setting.calls:
@@ -272,7 +285,7 @@ def _placed_call(
     sender, receiver = points.get(before.key), points.get(after.key)
     rate = None
     if sender is not None and receiver is not None and before.key != after.key:
-        rate = pair_rate(sender, receiver, setting.links)
+        rate = rate_between(sender, receiver, setting.links)
     return PlacedCall(before, after, sender, receiver, rate)
 
 

@@ -16,7 +16,7 @@ from heterarch.plan.assemble import placement_of, pool_names, pools_of, predicti
 from heterarch.plan.candidates import Candidate, Limit, Limits
 from heterarch.plan.document import AgentPart, CallablePart, LeftOut, Objective, Plan
 from heterarch.plan.explain import alternatives_of, why_of
-from heterarch.plan.placement import Placement, Targets, attempt, offer
+from heterarch.plan.placement import Placement, Targets, attempt, expected, offer
 from heterarch.plan.setting import Setting, gather
 from heterarch.policy.router import router as router_of
 from heterarch.report.schema import Report
@@ -180,7 +180,7 @@ def _tightened(missed: Sequence[tuple[SLO, float]], targets: Targets) -> Targets
 
 def _made(agent: Authored, setting: Setting, targets: Targets, router: str) -> _Made:
     offered = offer(setting, targets)
-    placement = attempt(setting, targets, offered)
+    placement = expected(attempt(setting, targets, offered))
     _check_cost(setting, placement)
     return _Made(_document(agent, placement, router), placement, offered, targets)
 
@@ -258,18 +258,16 @@ def _notes(placement: Placement) -> list[str]:
 def _trust(placement: Placement) -> list[str]:
     """What prices and step times of the devices in use rest on, with its grade."""
     used = [placement.candidates[key].point for key in placement.points]
-    configs = {engine.config.device.id: engine.config for engine in (point.engine for point in used if point)}
+    engines = {point.engine.config.device.id: point.engine for point in used if point}
     bought = {placement.problem.resource(key).device for key in placement.solution.engines}
     found = [
         f"Price of {supply.key}: {format_usd(supply.usd_per_h)}/h each; {supply.source}."
         for supply in placement.setting.supplies
         if supply.key in bought
     ]
-    found += [f"Step times on {device}: {step_source(config)}." for device, config in configs.items()]
     found += [
-        f"{device} multiplies {config.dtype} weights in {config.compute_dtype}; converting them is not timed, and "
-        "whether your engine has kernels for that there is not checked."
-        for device, config in configs.items()
-        if config.compute_dtype != config.dtype
+        f"Step times on {device}: {step_source(engine.config)}. Planned to take {engine.margin:.2f} times as long, as "
+        "room for the error of the prediction."
+        for device, engine in engines.items()
     ]
-    return found
+    return list(dict.fromkeys([*found, *(text for engine in engines.values() for text in engine.config.conversions)]))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from heterarch.plan.document import Plan, Pool
-from heterarch.units import format_duration, format_usd
+from heterarch.tables import Grid
+from heterarch.units import format_duration, format_number, format_usd
 
 
 def render_plan(plan: Plan) -> RenderableType:
@@ -30,7 +29,7 @@ def headline(plan: Plan) -> Text:
     seen = plan.predictions
     text = Text()
     text.append(plan.agent.name, style="bold")
-    text.append(f" under {plan.workload} at {seen.requests_per_s:.3g} requests/s: ")
+    text.append(f" under {plan.workload} at {format_number(seen.requests_per_s, 3)} requests/s: ")
     text.append(f"{format_usd(seen.usd_per_h)}/h", style="bold")
     text.append(f", {format_usd(seen.usd_per_request)} per request ({plan.accounting})")
     proven = "proven optimal" if plan.objective.gap < 1e-6 else f"within {plan.objective.gap:.2%} of optimal"
@@ -38,7 +37,7 @@ def headline(plan: Plan) -> Text:
     return text
 
 
-def pools_table(plan: Plan) -> Table:
+def pools_table(plan: Plan) -> Grid:
     """One row per pool."""
     table = _table("Pools", ("pool", "<"), ("engines", ">"), ("devices", "<"), ("split", "<"), ("batch", ">"),
                    ("load", ">"), ("USD/h", ">"))  # fmt: skip
@@ -69,17 +68,17 @@ def _pool_usd(plan: Plan, pool: Pool) -> str:
     return f"{requests * sum(op.usd_per_request for op in plan.predictions.ops if op.pool == pool.name):,.2f}"
 
 
-def placement_table(plan: Plan) -> Table:
+def placement_table(plan: Plan) -> Grid:
     """One row per op that takes time or money."""
     table = _table("Placement", ("op", "<"), ("pool", "<"), ("visits", ">"), ("mean", ">"), ("USD/request", ">"))
     for op in plan.predictions.ops:
         if op.kind not in ("kv_lookup", "kv_transfer") or op.mean_s > 0:
-            usd = f"{op.usd_per_request:.3g}"
+            usd = format_number(op.usd_per_request, 3)
             table.add_row(op.op, op.pool, f"{op.visits:.2f}", format_duration(op.mean_s), usd)
     return table
 
 
-def predictions_table(plan: Plan) -> Table:
+def predictions_table(plan: Plan) -> Grid:
     """Latencies at their percentiles, and the SLOs."""
     table = _table("Predicted", ("", "<"), ("mean", ">"), ("p50", ">"), ("p95", ">"), ("SLO", "<"))
     seen = plan.predictions
@@ -87,11 +86,11 @@ def predictions_table(plan: Plan) -> Table:
         slo = ", ".join(text for text in plan.slo if text.startswith(label + "."))
         table.add_row(label, *(_time(values.get(key, math.nan)) for key in ("mean", "p50", "p95")), slo)
     table.add_row("prefix hits", f"{seen.prefix_hit_rate:.1%}", "", "", "")
-    table.add_row("power", f"{seen.watts / 1000:.3g} kW", "", "", "")
+    table.add_row("power", f"{format_number(seen.watts / 1000, 3)} kW", "", "", "")
     return table
 
 
-def alternatives_table(plan: Plan) -> Table:
+def alternatives_table(plan: Plan) -> Grid:
     """What else was possible, cheapest first."""
     table = _table("Alternatives (predicted, not simulated)", ("plan", "<"), ("USD/h", ">"), ("", ">"), ("", "<"))
     chosen = plan.predictions.usd_per_h
@@ -105,11 +104,8 @@ def alternatives_table(plan: Plan) -> Table:
     return table
 
 
-def _table(title: str, *columns: tuple[str, str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for name, side in columns:
-        table.add_column(name, justify="right" if side == ">" else "left", overflow="fold")
-    return table
+def _table(title: str, *columns: tuple[str, str]) -> Grid:
+    return Grid(title, [name for name, _ in columns], [side == ">" for _, side in columns])
 
 
 def _time(seconds: float) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from heterarch.cost.transfer import TransferRate
 from heterarch.plan.candidates import Candidate
 from heterarch.plan.operating import MIXED_BUDGET, PREFILL_BUDGET, Point, prefill_seconds
+from heterarch.plan.phases import sent_s
 from heterarch.plan.queueing import erlang_c, pool_waiting_s
 from heterarch.plan.walk import CallSample, CallTimes
 from heterarch.policy.base import Floats
@@ -102,8 +103,7 @@ class PlacedTiming:
         if placed.rate is None or placed.receiver is None or placed.before.key == placed.after.key:
             return np.zeros(len(sample.output))
         tokens = uncached(sample, placed.receiver, keeps_output=True)
-        kv = placed.receiver.engine.kv_bytes_per_token
-        return placed.rate.latency_s + tokens * kv / placed.rate.bytes_per_s
+        return sent_s(tokens, placed.receiver, placed.rate)
 
 
 def uncached(sample: CallSample, point: Point, *, keeps_output: bool) -> Floats:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from heterarch.report.schema import OpReport, Report
-from heterarch.units import format_bytes, format_duration, format_usd
+from heterarch.tables import Grid
+from heterarch.units import format_bytes, format_duration, format_number, format_usd
 
 _LIMIT = 1.5  # a prediction further off than this factor is marked
 
@@ -46,7 +45,7 @@ def headline(report: Report) -> Text:
     return text
 
 
-def latency_table(report: Report) -> Table:
+def latency_table(report: Report) -> Grid:
     """End to end over requests, TTFT and TPOT over calls; rates; cache."""
     table = _table("Latency", "", "mean", "p50", "p90", "p95", "p99", "n")
     for name, summary in (("e2e", report.e2e_s), ("ttft", report.ttft_s), ("tpot", report.tpot_s)):
@@ -60,14 +59,14 @@ def rates_line(report: Report) -> Text:
     cache = report.cache
     unit = "prompt tokens" if cache.block_tokens == 1 else f"blocks of {cache.block_tokens} tokens"
     return Text(
-        f"{report.throughput_rps:.3g} requests/s, goodput {report.goodput_rps:.3g}/s, "
-        f"{report.output_tokens_per_s:.4g} output tokens/s; "
+        f"{format_number(report.throughput_rps, 3)} requests/s, goodput {format_number(report.goodput_rps, 3)}/s, "
+        f"{format_number(report.output_tokens_per_s)} output tokens/s; "
         f"prefix hits {cache.block_hit_rate:.2%} of {cache.blocks:,} {unit}; "
         f"KV moved {format_bytes(report.kv_transfer_bytes)}"
     )
 
 
-def pools_table(report: Report) -> Table:
+def pools_table(report: Report) -> Grid:
     """One row per pool."""
     table = _table("Pools", "pool", "engines", "busy", "prompt tokens", "cached", "output tokens", "USD")
     for pool in report.pools:
@@ -79,12 +78,12 @@ def pools_table(report: Report) -> Table:
             f"{pool.prompt_tokens:,}",
             "-" if cached is None else f"{cached:.1%}",
             f"{pool.output_tokens:,}",
-            f"{pool.usd:.4g}",
+            format_number(pool.usd),
         )
     return table
 
 
-def ops_table(report: Report) -> Table:
+def ops_table(report: Report) -> Grid:
     """Mean seconds per op, predicted against what was seen."""
     seen = "simulated" if report.kind == "simulated" else "measured"
     table = _table(
@@ -105,7 +104,7 @@ def ops_table(report: Report) -> Table:
     return table
 
 
-def slo_table(report: Report) -> Table:
+def slo_table(report: Report) -> Grid:
     """Each SLO, what was observed, and whether it was met."""
     table = _table("SLO", "target", "observed", "met")
     for verdict in report.slo:
@@ -128,9 +127,6 @@ def _ratio(op: OpReport, live: bool) -> str:
     return f"{ratio:.2f}" + ("" if 1 / _LIMIT <= ratio <= _LIMIT else " !")
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+def _table(title: str, *columns: str) -> Grid:
     left = {"", "pool", "op", "target", "met", "from"}
-    for name in columns:
-        table.add_column(name, justify="left" if name in left else "right", overflow="fold", no_wrap=name == "op")
-    return table
+    return Grid(title, columns, [name not in left for name in columns])

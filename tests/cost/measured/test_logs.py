@@ -11,12 +11,12 @@ import pytest
 
 from heterarch.cost.fitting.engine_fit import Iterations, fit_engine
 from heterarch.cost.measured.logs import read_log
-from heterarch.cost.step import StepCost, flat_step, step_time_s
-from heterarch.errors import InputError
+from heterarch.cost.step import StepCost, step_time_s
+from heterarch.errors import InputError, RefusedFitError
 from heterarch.report.aggregate import CALL
 from heterarch.report.records import write_parquet
 
-COST = flat_step(4e-3, 2e-5, pair_s=1e-9, context_s=4e-8, sequence_s=1e-5)
+COST = StepCost(4e-3, 2e-5, pair_s=1e-9, context_s=4e-8, sequence_s=1e-5)
 REAL = (2e-3, 1.3, 0.7)  # overhead, linear, attention: what the fit should find
 FIT = {"device": "h100-sxm", "dtype": "bf16", "engine": "vllm"}
 
@@ -62,7 +62,7 @@ def test_what_the_log_does_not_show_stays_as_predicted() -> None:
 def test_a_fit_that_does_not_help_is_refused() -> None:
     log = iterations()
     seconds = step_time_s(COST, log.prefill_tokens + log.sequences, log.pairs, log.sequences, log.context)
-    with pytest.raises(InputError, match="no better than the prior, which stays"):
+    with pytest.raises(RefusedFitError, match="no better than the prior, which stays"):
         fit_engine(COST, log._replace(seconds=seconds), **FIT)
 
 
@@ -81,7 +81,9 @@ def test_times_that_cannot_be_of_this_engine(factor: float, says: str) -> None:
 
 
 def test_a_short_log_keeps_the_prior() -> None:
-    with pytest.raises(InputError, match="too short to calibrate an engine: the prior stays\n  observed: 19 usable"):
+    with pytest.raises(
+        RefusedFitError, match="too short to calibrate an engine: the prior stays\n  observed: 19 usable"
+    ):
         fit_engine(COST, iterations(rows=19), **FIT)
 
 
@@ -243,5 +245,5 @@ def test_a_real_run_of_requests(shared_data: Path) -> None:
     assert len(found.seconds) >= 300
     assert 20 < found.sequences.max() <= 128.5
     assert 0.01 < np.median(found.seconds) < 0.06
-    fit = fit_engine(flat_step(9e-3, 3e-5, context_s=7e-8), found, **FIT)
+    fit = fit_engine(StepCost(9e-3, 3e-5, context_s=7e-8), found, **FIT)
     assert fit.held_out < 0.1

@@ -9,7 +9,7 @@ import pytest
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.cost.measured.served import HELD, Split, predict, read_served, served
-from heterarch.cost.step import flat_step
+from heterarch.cost.step import StepCost
 from heterarch.errors import InputError
 
 ROW = {
@@ -94,13 +94,13 @@ def test_a_missing_column_is_an_error(catalog: Catalog, tmp_path: Path) -> None:
 def test_an_engine_too_small_on_paper_is_taken_to_hold_its_clients(catalog: Catalog) -> None:
     point = served({**ROW, "tp_size": "1", "moe_tp_size": "1", "batch_size": "16", "concurrency": "16"}, catalog)
     assert point.decode == Split(1)
-    assert predict(point, lambda _: flat_step(fixed_s=1e-3)).running == 16
+    assert predict(point, lambda _: StepCost(fixed_s=1e-3)).running == 16
 
 
 def test_groups_of_data_parallel_attention_hold_prompts_back_in_tensorrt_llm(catalog: Catalog) -> None:
     row = {**ROW, **sizes("", 1, 8, 1, 8)}
     waits = [
-        predict(served({**row, "backend": name}, catalog), lambda _: flat_step(fixed_s=1e-3))
+        predict(served({**row, "backend": name}, catalog), lambda _: StepCost(fixed_s=1e-3))
         for name in ("trtllm", "sglang")
     ]
     assert waits[0].ttft_s - waits[1].ttft_s == pytest.approx(HELD * waits[0].tpot_s)
@@ -108,5 +108,5 @@ def test_groups_of_data_parallel_attention_hold_prompts_back_in_tensorrt_llm(cat
 
 def test_prediction_uses_the_engines_of_the_point(catalog: Catalog) -> None:
     point = served({**ROW, "concurrency": "1"}, catalog)
-    latency = predict(point, lambda config: flat_step(fixed_s=1e-3 * config.tp))
+    latency = predict(point, lambda config: StepCost(fixed_s=1e-3 * config.tp))
     assert latency.tpot_s == pytest.approx(8e-3)

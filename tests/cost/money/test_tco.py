@@ -31,13 +31,13 @@ from heterarch.cost.money.tco import (
     tokens_per_s_per_mw,
     usd_per_mtok,
 )
-from heterarch.cost.step import flat_step
+from heterarch.cost.step import StepCost
 from heterarch.errors import InputError
 from heterarch.units import Grade, Source
 
 SOURCE = Source(Grade.DECLARED, "test")
 #: 1 ms a pass, 10 us a token, attention by pair and by token of context
-COST = flat_step(1e-3, 1e-5, pair_s=1e-9, context_s=1e-8, sequence_s=1e-5)
+COST = StepCost(1e-3, 1e-5, pair_s=1e-9, context_s=1e-8, sequence_s=1e-5)
 
 
 def test_engine_seconds_by_hand() -> None:

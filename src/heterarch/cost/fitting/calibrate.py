@@ -26,7 +26,7 @@ from heterarch.cost.measured.logs import Log
 from heterarch.cost.measured.measurements import KernelTable, pooled
 from heterarch.cost.measured.screening import screen
 from heterarch.cost.residual import Basis
-from heterarch.errors import HeterarchError, InputError, UnknownNameError
+from heterarch.errors import HeterarchError, InputError, RefusedFitError, UnknownNameError
 
 #: families whose bytes go over a link
 LINKED = frozenset(family.name for family in COLLECTIVES)
@@ -213,8 +213,8 @@ def _fit_log(log: EngineLog, work: _Work) -> EngineFit | None:
             step_cost(config), log.log.iterations, device=config.device.id, dtype=config.dtype, engine=config.engine,
             engine_version=log.version, model=config.model.id,
         )  # fmt: skip
-    except InputError as error:
-        work.errors.append(error)
+    except HeterarchError as error:
+        work.errors += [] if isinstance(error, RefusedFitError) else [error]
         work.outcomes.append(_with(outcome, why=str(error)))
         return None
     work.outcomes.append(_with(outcome, held_out=fit.held_out, prior=fit.prior, used=True))

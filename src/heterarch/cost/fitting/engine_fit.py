@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from heterarch.cost.measured.columns import Floats
 from heterarch.cost.step import StepCost, step_time_s
-from heterarch.errors import InputError
+from heterarch.errors import InputError, RefusedFitError
 
 LEAST_ITERATIONS = 20
 FOLDS = 4
@@ -83,11 +83,11 @@ def fit_engine(
     """The overhead and the factors with the least robust error of log time, scored on held-out kinds of iterations.
 
     Raises:
-        InputError: too few iterations, times in another unit, another configuration than ``cost`` is for, or a fit
-            that predicts held-out iterations no better than ``cost`` does.
+        RefusedFitError: too few iterations, or a fit that predicts held-out iterations no better than ``cost`` does.
+        InputError: times in another unit, or another configuration than ``cost`` is for.
     """
     if len(log.seconds) < LEAST_ITERATIONS:
-        raise InputError(
+        raise RefusedFitError(
             "the log is too short to calibrate an engine: the prior stays",
             observed=f"{len(log.seconds)} usable iterations",
             expected=f"at least {LEAST_ITERATIONS}",
@@ -98,7 +98,7 @@ def fit_engine(
     held = _held_out(parts, log)
     prior = _error(parts[:2].sum(axis=0), log.seconds)
     if held >= prior:
-        raise InputError(
+        raise RefusedFitError(
             "the fitted engine predicts held-out iterations no better than the prior, which stays",
             observed=f"held-out error {held:.1%}",
             expected=f"below the prior's {prior:.1%}",

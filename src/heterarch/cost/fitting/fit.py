@@ -59,7 +59,7 @@ def shared_basis(family: Family, tables: Sequence[Table]) -> Basis:
     points, targets = [], []
     for table in tables:
         work = family.work(table.data.shapes, table.dtype)
-        law = _law(family, work, np.log(table.data.seconds), table.peak, table.bandwidth)
+        law = fit_law(family, table.dtype, table.data, table.peak, table.bandwidth)
         rest = np.log(table.data.seconds / law.seconds(work, table.peak, table.bandwidth))
         rows = draw.permutation(len(rest))[:PURSUIT_ROWS]
         points.append(work.at[rows])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ class Columns:
 
     def __contains__(self, name: str) -> bool:
         return name in self.cells
+
+    def part(self, chosen: Sequence[bool]) -> Columns:
+        """Some of the rows; their places are no longer those of the file."""
+        return replace(self, cells={name: list(compress(cells, chosen)) for name, cells in self.cells.items()})
 
     def where(self, row: int) -> Where:
         """The place of a row."""

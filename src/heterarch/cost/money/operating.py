@@ -99,6 +99,13 @@ def operating_point(configs: Iterable[EngineConfig], calls: Calls, batch: int) -
     return best
 
 
-def widths(config: EngineConfig, tp: Sequence[int] = (1, 2, 4, 8)) -> list[EngineConfig]:
-    """The configuration at each tensor-parallel degree that divides the attention heads, narrowest first."""
-    return [replace(config, tp=size) for size in sorted(tp) if config.model.heads % size == 0]
+def widths(config: EngineConfig, tp: Sequence[int] = (1, 2, 4, 8), ep: int = 1) -> list[EngineConfig]:
+    """The configuration at each tensor-parallel degree that divides the attention heads and that ``ep`` ways of
+    spreading experts divide (with its attention groups), narrowest first.
+
+    Raises:
+        InputError: there is none, or ``ep`` does not divide the experts.
+    """
+    heads, groups = config.model.heads, config.attention_dp
+    fitting = [size for size in sorted(tp) if heads % size == 0 and size * groups % ep == 0]
+    return [replace(config, tp=size, ep=ep) for size in fitting or [max(tp)]]
