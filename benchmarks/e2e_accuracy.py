@@ -3,7 +3,7 @@
     python benchmarks/e2e_accuracy.py [--data DIR] [--validate]
 
 The rows of DIR's ``e2e_*.csv`` are predicted with the shipped calibration. ``--validate`` also refits the correction
-without the rows it is scored on: a random 30 % of the configurations (three draws; rows that repeat one measurement are
+without the rows it is scored on: a random 30 % of the configurations (six draws; rows that repeat one measurement are
 left out together), each family of models, each device; and beside it, on the same rows, the constants of the engines
 alone, the nearest configuration, and boosted trees on the raw columns (needs the extra ``bench``).
 """
@@ -33,7 +33,7 @@ from heterarch.errors import HeterarchError
 
 Index = NDArray[np.int64]
 Floats = NDArray[np.float64]
-DRAWS, SHARE = 3, 0.3
+DRAWS, SHARE = 6, 0.3
 LEAST_KNOWN = 12  # rows that a correction is refitted to
 FAMILY = "DeepSeek"  # models of one architecture, left out together
 
@@ -115,10 +115,7 @@ def validate(data: Answered) -> dict[str, Any]:
             guesses[method.__name__] = np.exp(np.array(logs))
         for name, guess in guesses.items():
             pooled.setdefault(kind, {}).setdefault(name, []).append(np.concatenate([guess, [out]]))
-    return {
-        kind: {name: _scored(data, np.concatenate(parts, axis=1)) for name, parts in methods.items()}
-        for kind, methods in pooled.items()
-    }
+    return {kind: {name: _scored(data, parts) for name, parts in methods.items()} for kind, methods in pooled.items()}
 
 
 def _corrected(part: CorrectionPart, points: Sequence[ServingPoint], latencies: Sequence[Latency]) -> Floats:
@@ -128,13 +125,20 @@ def _corrected(part: CorrectionPart, points: Sequence[ServingPoint], latencies: 
 
 def _bare(part: CorrectionPart) -> CorrectionPart:
     """The constants of a correction without its residual."""
-    silent = [0.0] * len(part.kinds)
+    silent = [0.0] * len(part.centres)
     return part.model_copy(update={"tpot_weights": silent, "ttft_weights": silent})
 
 
-def _scored(data: Answered, guessed: Floats) -> dict[str, Any]:
+def _scored(data: Answered, parts: Sequence[Floats]) -> dict[str, Any]:
+    """Scores of the guesses [TTFT, TPOT and row; rows] for all that was left out together, and of each part."""
+    guessed = np.concatenate(parts, axis=1)
     index = guessed[2].astype(np.int64)
-    return scores(guessed[:2], data.measured(index), [data.points[i] for i in index])
+    found = scores(guessed[:2], data.measured(index), [data.points[i] for i in index])
+    errors = [
+        [_errors(row, known) for row, known in zip(part, data.measured(part[2].astype(np.int64)), strict=False)]
+        for part in parts
+    ]
+    return found | {"each": [[error and error["median"] for error in pair] for pair in errors]}
 
 
 def scores(guess: Floats, measured: Floats, points: Sequence[ServingPoint]) -> dict[str, Any]:

@@ -97,18 +97,22 @@ class HostPart(_Part):
 
 
 class CorrectionPart(_Part):
-    """The fitted correction: constants by engine, and functions with one weight each for TPOT and TTFT.
+    """The fitted correction: constants by engine, and Gaussian processes of what they leave of log TPOT and log TTFT.
 
+    Both are spanned by the same ``centres``; a covariance is the sum of one function of each kind of ``lengths``, times
+    its variance. ``releases``: the releases of each engine that were measured, oldest first.
     ``*_sigma``: sd of the log error near measurements, on held-out configurations; ``*_far_sigma``: of the constants
     alone. ``tpot_error``, ``ttft_error``: median absolute relative error on held-out configurations.
     """
 
     hosts: list[HostPart]
     axes: list[str]
+    releases: dict[str, list[str]]
     lengths: list[list[float]]  # [kinds, axes]
-    kinds: list[int]  # of each function
+    tpot_variances: list[float]  # [kinds]
+    ttft_variances: list[float]
     centres: list[list[float]]  # [functions, axes]
-    tpot_weights: list[float]
+    tpot_weights: list[float]  # [functions]
     ttft_weights: list[float]
     rows: int
     tpot_error: float
@@ -119,9 +123,9 @@ class CorrectionPart(_Part):
     ttft_far_sigma: float
 
     @cached_property
-    def basis(self) -> Basis:
-        """The functions of the residual."""
-        return Basis(np.array(self.centres), np.array(self.lengths)[self.kinds])
+    def bases(self) -> tuple[Basis, ...]:
+        """The functions of each kind."""
+        return tuple(Basis(np.array(self.centres), np.array(lengths)) for lengths in self.lengths)
 
 
 class Calibration(_Part):

@@ -14,6 +14,7 @@ Floats = NDArray[np.float64]
 LIMIT = 2.5  # most that a residual may change a log time
 CONSTANT = 999.0  # the length along an axis on which a function does not depend
 FADE = 2.0  # how far beyond what was measured, in units of an axis, a residual fades
+SPANNED = 1e-6  # variance below which a point is explained by others
 CANDIDATES = 250  # functions of one choice of lengths that are tried
 
 
@@ -123,13 +124,33 @@ class _Pursuit:
         self.energy = np.maximum(self.energy - (self.values.T @ direction) ** 2, 1e-9)
 
 
-def fit_weights(values: Floats, target: Floats, ridge: float) -> Floats:
-    """Weights [functions] of a ridge regression of ``target`` on ``values``, with Huber weights against outliers."""
+def spanning(covariance: Floats, count: int) -> list[int]:
+    """At most ``count`` points that span all: each has the largest variance that those before it leave unexplained.
+
+    Pivoted incomplete Cholesky factorisation of the ``covariance`` [points, points] (Fine and Scheinberg, Journal of
+    Machine Learning Research 2, 2001); it stops where nothing is left.
+    """
+    left, factor = np.diag(covariance).copy(), np.zeros((len(covariance), 0))
+    chosen: list[int] = []
+    while len(chosen) < count and len(left) and left.max() > SPANNED:
+        pivot = int(left.argmax())
+        column = (covariance[:, pivot] - factor @ factor[pivot]) / np.sqrt(left[pivot])
+        factor, left = np.column_stack([factor, column]), np.maximum(left - column**2, 0.0)
+        chosen.append(pivot)
+    return chosen
+
+
+def fit_weights(values: Floats, target: Floats, ridge: float | Floats) -> Floats:
+    """Weights [functions] of a ridge regression of ``target`` on ``values``, with Huber weights against outliers.
+
+    ``ridge`` weighs the squares of the weights, or is the matrix [functions, functions] of that quadratic form.
+    """
     trust = np.ones(len(target))
+    penalty = ridge * np.eye(values.shape[1]) if np.ndim(ridge) == 0 else ridge
     weights: Floats = np.zeros(values.shape[1])
     for _ in range(4):
         weighted = values * trust[:, None]
-        normal = weighted.T @ values + ridge * np.eye(values.shape[1])
+        normal = weighted.T @ values + penalty
         weights = np.asarray(np.linalg.solve(normal, weighted.T @ target), np.float64)
         error = np.abs(target - values @ weights)
         scale = max(1.5 * float(np.median(error)), 1e-3)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cost.fitting.correction import FUNCTIONS, LENGTHS, CorrectionPart, coordinates, corrected, fit_correction
+from heterarch.cost.fitting.coordinates import LENGTHS, coordinates
+from heterarch.cost.fitting.correction import FUNCTIONS, CorrectionPart, corrected, fit_correction
 from heterarch.cost.measured.served import ServingPoint, Split
 from heterarch.cost.serving import Latency
 
@@ -25,9 +26,9 @@ def closed(point: ServingPoint) -> Latency:
 
 
 def measured(point: ServingPoint) -> tuple[float, float]:
-    """What the engine takes: constants, and on two devices a fifth more time per token for every doubled clients."""
+    """What the engine takes: constants, and time per token that grows with clients the faster the more devices."""
     latency = closed(point)
-    shape = 1.2 ** (math.log2(point.concurrency) - 4) if point.decode.devices == 2 else 1.0
+    shape = 1.2 ** ((math.log2(point.concurrency) - 4) * (math.log2(point.decode.devices) - 1) / 2)
     return FIRST_S + PROMPT * latency.ttft_s, TOKEN * shape * latency.tpot_s
 
 
@@ -55,7 +56,7 @@ def test_constants_and_residual_are_found(part: CorrectionPart, points: list[Ser
     answer = corrected(part, points, [closed(point) for point in points])
     assert np.median(np.abs(answer.tpot_s / [point.tpot_s for point in points] - 1)) < 0.03
     assert np.median(np.abs(answer.ttft_s / [point.ttft_s for point in points] - 1)) < 0.10
-    pairs = [index for index, point in enumerate(points) if point.decode.devices == 2]
+    pairs = [index for index, point in enumerate(points) if point.decode.devices == 8]
     bare = [TOKEN * closed(points[index]).tpot_s / points[index].tpot_s - 1 for index in pairs]
     left = [answer.tpot_s[index] / points[index].tpot_s - 1 for index in pairs]
     assert np.abs(left).mean() < np.abs(bare).mean() / 4
@@ -77,16 +78,32 @@ def test_an_engine_that_was_not_measured_gets_those_of_all(part: CorrectionPart,
     assert math.log(answer.tpot_s[0] / (common.token * closed(other).tpot_s)) == pytest.approx(0, abs=0.3)
 
 
+def test_a_faster_release_is_learned_and_others_lie_between(points: list[ServingPoint]) -> None:
+    """The second release takes two thirds of the time per token, as one with speculative decoding would."""
+    speed = {"0.9.0": 1.0, "0.10.0": 0.67}
+    runs = [
+        ServingPoint(**{**vars(point), "release": release, "tpot_s": factor * point.tpot_s})
+        for release, factor in speed.items()
+        for point in points
+    ]
+    found = fit_correction(runs, [closed(point) for point in runs])
+    assert found.releases == {"vllm": ["0.9.0", "0.10.0"]}
+    asked = [ServingPoint(**{**vars(points[0]), "release": name}) for name in ("0.9.0", "0.9.5", "0.10.0")]
+    old, between, new = corrected(found, asked, [closed(point) for point in asked]).tpot_s
+    assert new / old == pytest.approx(0.67, rel=0.05)
+    assert new < between < old
+
+
 def test_it_is_a_document(part: CorrectionPart, points: list[ServingPoint]) -> None:
     again = CorrectionPart.model_validate_json(part.model_dump_json())
     latencies = [closed(point) for point in points]
     assert corrected(again, points, latencies).tpot_s == pytest.approx(corrected(part, points, latencies).tpot_s)
-    assert len(part.tpot_weights) == len(part.centres) == len(part.kinds) <= sum(FUNCTIONS)
+    assert len(part.tpot_weights) == len(part.ttft_weights) == len(part.centres) <= FUNCTIONS
     assert part.axes == list(LENGTHS)
 
 
 def test_coordinates_know_a_model_by_its_sizes_alone(points: list[ServingPoint], catalog: Catalog) -> None:
     renamed = [ServingPoint(**{**vars(point), "model": catalog.model("DeepSeek-V3")}) for point in points]
     same = [ServingPoint(**{**vars(point), "model": catalog.model("DeepSeek-R1")}) for point in points]
-    assert np.array_equal(coordinates(renamed), coordinates(same))
-    assert coordinates([]).shape == (0, len(LENGTHS))
+    assert np.array_equal(coordinates(renamed, {}), coordinates(same, {}))
+    assert coordinates([], {}).shape == (0, len(LENGTHS))

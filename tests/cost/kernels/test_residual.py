@@ -16,6 +16,7 @@ from heterarch.cost.residual import (
     coverage,
     fit_weights,
     residual,
+    spanning,
     spread_centres,
 )
 
@@ -79,6 +80,26 @@ def test_functions_that_make_up_the_targets_are_chosen() -> None:
 def test_choosing_more_than_there_is_takes_all() -> None:
     values = np.eye(4)[:, :3]
     assert sorted(choose([values], [np.ones(4)], 9)) == [0, 1, 2]
+
+
+def test_points_that_span_all_leave_out_those_that_repeat_them() -> None:
+    twice = np.repeat(GRID[:9], 2, axis=0)
+    covariance = Basis(twice, np.array([2.0, 2.0])).values(twice)
+    chosen = spanning(covariance, 99)
+    assert sorted(index // 2 for index in chosen) == list(range(9))
+    left = covariance - covariance[:, chosen] @ np.linalg.solve(covariance[np.ix_(chosen, chosen)], covariance[chosen])
+    assert np.abs(left).max() < 1e-5
+    assert spanning(covariance, 3) == chosen[:3]
+    assert spanning(np.zeros((0, 0)), 3) == []
+
+
+def test_weights_of_a_process_smooth_by_its_covariance() -> None:
+    """With all points as centres it is the mean of a Gaussian process: K (K + noise I)^-1 y."""
+    basis, noise = Basis(GRID, np.array([3.0, 3.0])), 0.5
+    covariance, target = basis.values(GRID), 0.01 * np.sin(GRID[:, 0])
+    weights = fit_weights(covariance, target, noise * covariance + 1e-10 * np.eye(len(GRID)))
+    expected = covariance @ np.linalg.solve(covariance + noise * np.eye(len(GRID)), target)
+    assert covariance @ weights == pytest.approx(expected, abs=2e-3)
 
 
 def test_outliers_hardly_move_the_weights() -> None:

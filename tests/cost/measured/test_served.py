@@ -34,6 +34,7 @@ def test_a_plain_row(catalog: Catalog) -> None:
     assert (point.model.id, point.device.id, point.dtype) == ("DeepSeek-R1", "b200", "fp4")
     assert (point.decode, point.prefill) == (Split(8), None)
     assert (point.concurrency, point.day, point.ttft_s, point.tpot_s) == (64, 30, 0.5, 0.02)
+    assert (point.release, served({**ROW, "backend_version": "1.2.0"}, catalog).release) == ("", "1.2.0")
     config = point.config(point.decode)
     assert (config.tp, config.attention_dp, config.ep, config.kv_dtype, config.engine) == (8, 1, 1, "fp8", "trtllm")
 
@@ -63,6 +64,14 @@ def test_pools_of_engines(catalog: Catalog) -> None:
     point = served(row, catalog)
     assert point.prefill == Split(4, 4, 4, 2)
     assert point.decode == Split(8, 1, 8, 5)
+
+
+def test_pools_whose_workers_are_not_counted_state_the_devices_of_an_engine(catalog: Catalog) -> None:
+    row = {**ROW, "mode": "disagg", **sizes("prefill", 4, 1, 1, 4), **sizes("decode", 16, 1, 4, 4)}
+    point = served({**row, "hardware": "gb200", "concurrency": "512"}, catalog)
+    assert point.prefill == Split(4, 1, 4, 0)
+    assert point.decode == Split(16, 16, 16)  # across servers of a rack attention is data parallel
+    assert served({**row, "hardware": "h100_sxm"}, catalog).decode == Split(16, 1, 4)
 
 
 def test_a_rack_of_which_only_the_size_is_known(catalog: Catalog) -> None:

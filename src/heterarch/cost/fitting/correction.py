@@ -1,8 +1,8 @@
 """What whole engines add to their kernels: constants of each engine, and a learned residual that fades elsewhere.
 
 Time per token is scaled, and time to first token is offset and scaled, by constants of the serving engine. On top comes
-a residual of both on radial basis functions over physical coordinates of the serving point; models and devices enter it
-by their sizes alone, and far from all measurements it is 0: a model or a device of other sizes gets the constants.
+a residual of both: Gaussian processes over physical coordinates of the serving point. Models and devices enter it by
+their sizes alone, and far from all measurements it is 0: a model or a device of other sizes gets the constants.
 """
 
 from __future__ import annotations
@@ -14,40 +14,20 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from heterarch.cost.document import CorrectionPart, HostPart
+from heterarch.cost.fitting.coordinates import LENGTHS, coordinates, measured_releases
 from heterarch.cost.fitting.score import FOLDS, short, spread_of
-from heterarch.cost.kernels.formats import FORMATS, kernel_format
 from heterarch.cost.measured.served import ServingPoint
-from heterarch.cost.residual import CONSTANT, Floats, candidates, choose, coverage, fit_weights, residual
+from heterarch.cost.residual import Basis, Floats, coverage, fit_weights, residual, spanning
 from heterarch.cost.serving import Latency
 
-#: functions of TPOT and of TTFT, for all devices and formats together
-FUNCTIONS = (60, 140)
-RIDGE = 0.05
-TYPICAL_DAY = 300.0  # where the release of the engine is unknown
-BACKENDS = ("trtllm", "sglang", "vllm")
+FUNCTIONS = 600  # at most, for all engines, devices and formats together
+#: variance of log TPOT and of log TTFT in the functions of each kind: the most likely ones of a random 70 % of the
+#: measurements (Rasmussen and Williams 2006, eq. 2.30), rounded; the noise is somewhat above its most likely value
+VARIANCES = ((0.04, 0.05), (0.1, 0.5))
+NOISE = (0.004, 0.02)
+JITTER = 1e-8  # keeps the covariance of points that repeat each other invertible
 T = TypeVar("T")
 ANY = ""  # constants of an engine that was not measured
-
-#: axis -> lengths of the functions: offsets of a deployment; its trends; the neighbourhood of a point
-LENGTHS: dict[str, tuple[float, float, float]] = {
-    "log2 clients": (CONSTANT, 3.0, 1.5),
-    "log2 prompt": (CONSTANT, 3.0, 1.5),
-    "log2 output": (CONSTANT, 4.0, 1.5),
-    "log2 devices": (4.0, 2.0, 1.0),
-    "expert share": (1.0, 1.0, 1.0),
-    "attention parallel": (1.0, 0.7, 0.7),
-    **{f"is {name}": (0.7, 0.7, 0.7) for name in BACKENDS},
-    "log2 weight bits": (1.0, 1.0, 1.0),
-    "unpacked weights": (0.7, 0.7, 0.7),
-    "disaggregated": (0.7, 0.7, 0.7),
-    "log2 prefill engines": (CONSTANT, 3.0, 1.0),
-    "log2 decode engines": (CONSTANT, 3.0, 1.0),
-    "log2 bandwidth": (0.25, 0.25, 0.25),
-    "rack": (0.35, 0.35, 0.35),
-    "log2 active weights": (0.1, 0.1, 0.1),
-    "log2 KV": (0.3, 0.3, 0.3),
-    "months": (1.5, 1.5, 1.5),
-}
 
 
 class Corrected(NamedTuple):
@@ -61,12 +41,13 @@ class Corrected(NamedTuple):
 
 def corrected(part: CorrectionPart, points: Sequence[ServingPoint], latencies: Sequence[Latency]) -> Corrected:
     """Predicted latencies of ``points`` whose closed forms are ``latencies``."""
-    values = part.basis.values(coordinates(points))
+    at = coordinates(points, part.releases)
+    values = np.array([basis.values(at) for basis in part.bases])
     tpot, ttft = _hosted(part.hosts, points, latencies)
-    near = np.minimum(coverage(values), 1.0)
+    near = np.minimum(coverage(values.max(axis=0)), 1.0)
     return Corrected(
-        ttft_s=ttft * np.exp(residual(values, np.array(part.ttft_weights))),
-        tpot_s=tpot * np.exp(residual(values, np.array(part.tpot_weights))),
+        ttft_s=ttft * np.exp(residual(np.tensordot(part.ttft_variances, values, 1), np.array(part.ttft_weights))),
+        tpot_s=tpot * np.exp(residual(np.tensordot(part.tpot_variances, values, 1), np.array(part.tpot_weights))),
         ttft_sigma=near * part.ttft_sigma + (1 - near) * part.ttft_far_sigma,
         tpot_sigma=near * part.tpot_sigma + (1 - near) * part.tpot_far_sigma,
     )
@@ -102,54 +83,27 @@ def fit_correction(points: Sequence[ServingPoint], latencies: Sequence[Latency])
     )
 
 
-def coordinates(points: Iterable[ServingPoint]) -> Floats:
-    """[points, axes of :data:`LENGTHS`]."""
-    return np.array([_coordinates(point) for point in points], dtype=np.float64).reshape(-1, len(LENGTHS))
-
-
-def _coordinates(point: ServingPoint) -> list[float]:
-    model, decode, form = point.model, point.decode, FORMATS[kernel_format(point.dtype)]
-    values = model.kv_lora_rank + model.qk_rope_dim if model.mla else 2 * model.kv_heads * model.head_dim
-    engines = point.prefill.engines if point.prefill else 1
-    day = TYPICAL_DAY if math.isnan(point.day) else point.day
-    return [
-        math.log2(point.concurrency / decode.engines),
-        math.log2(point.prompt),
-        math.log2(point.output),
-        math.log2(decode.devices),
-        math.log2(decode.ep) / max(math.log2(decode.devices), 1),
-        float(decode.attention_dp > 1),
-        *(float(point.backend == name) for name in BACKENDS),
-        math.log2(8 * form.weight_bytes),
-        float(form.weight_bytes < form.activation_bytes),
-        float(point.prefill is not None),
-        math.log2(max(engines, 1)),
-        math.log2(decode.engines),
-        math.log2(point.device.mem_bytes_per_s / 1e12),
-        float((point.device.scaleup_domain or 1) > 8),
-        math.log2(model.active_parameters() / 1e9),
-        math.log2(model.layers * values),
-        day / 30,
-    ]
-
-
 def _fit(points: Sequence[ServingPoint], latencies: Sequence[Latency]) -> CorrectionPart:
     """Constants, then the residual of what they leave; errors are left at 0."""
     hosts = _fit_hosts(points, latencies)
     left = _measured(points) - np.log(_hosted(hosts, points, latencies))
-    at = coordinates(points)
-    basis = candidates(at, zip(*LENGTHS.values(), strict=True))
-    values = basis.values(at)
-    own = [choose([values], [np.clip(row, -1, 1)], count) for row, count in zip(left, FUNCTIONS, strict=True)]
-    basis = basis.take(sorted({*own[0], *own[1]}))
-    weights = [fit_weights(basis.values(at), row, RIDGE) for row in left]
-    lengths, kinds = np.unique(basis.scales, axis=0, return_inverse=True)
+    releases = measured_releases(points)
+    at, lengths = coordinates(points, releases), np.array(list(LENGTHS.values())).T
+    apart = [Basis(at, scales).values(at) for scales in lengths]
+    tpot, ttft = (np.tensordot(variances, apart, 1) for variances in VARIANCES)
+    chosen = spanning(tpot / sum(VARIANCES[0]) + ttft / sum(VARIANCES[1]), FUNCTIONS)
+    weights = [
+        fit_weights(each[:, chosen], row, noise * each[np.ix_(chosen, chosen)] + JITTER * np.eye(len(chosen)))
+        for each, row, noise in zip((tpot, ttft), left, NOISE, strict=True)
+    ]
     return CorrectionPart(
         hosts=hosts,
         axes=list(LENGTHS),
+        releases=releases,
         lengths=lengths.tolist(),
-        kinds=kinds.tolist(),
-        centres=np.round(basis.centres, 3).tolist(),
+        tpot_variances=list(VARIANCES[0]),
+        ttft_variances=list(VARIANCES[1]),
+        centres=np.round(at[chosen], 3).tolist(),
         tpot_weights=np.round(weights[0], 4).tolist(),
         ttft_weights=np.round(weights[1], 4).tolist(),
         rows=len(points),
@@ -162,8 +116,9 @@ _ERRORS = ("tpot_error", "ttft_error", "tpot_sigma", "ttft_sigma", "tpot_far_sig
 _LOW, _HIGH = np.log([[2e-3, 1e-5, 0.5, 1e-3], [0.5, 1e-2, 4.0, 1.0]])
 #: where they start, in aggregated and in disaggregated serving: ten rounds of requests, of which the first is a burst
 _START = np.log([[0.1, 3e-4, 1.0, 0.1], [0.2, 3e-4, 1.0, 0.15]])
-#: how firmly each is held to its start, in measurements that are off by a factor of e
-_FIRM = np.array([3.0, 3.0, 10.0, 10.0])
+#: how firmly each is held to its start, in measurements that are off by a factor of e: the points of one deployment
+#: share their errors, so that hundreds of them count as a few
+_FIRM = np.array([6.0, 6.0, 20.0, 20.0])
 
 
 def _fit_hosts(points: Sequence[ServingPoint], latencies: Sequence[Latency]) -> list[HostPart]:

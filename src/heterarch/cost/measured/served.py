@@ -47,8 +47,9 @@ class Split(NamedTuple):
 class ServingPoint:
     """A closed loop of ``concurrency`` clients on ``decode`` engines, with prompts on ``prefill`` ones.
 
-    ``prefill`` is None where the same engine does both. ``day`` counts from 2025-01-01 and stands for the release of
-    the engine, NaN if unknown. ``ttft_s`` and ``tpot_s`` are what was measured, NaN if nothing was.
+    ``prefill`` is None where the same engine does both. ``release`` is that of the engine as the table writes it, "" if
+    unknown; ``day``, of the measurement, counts from 2025-01-01, NaN if unknown. ``ttft_s`` and ``tpot_s`` are what was
+    measured, NaN if nothing was.
     """
 
     model: Model
@@ -61,6 +62,7 @@ class ServingPoint:
     prompt: float
     output: float
     day: float = math.nan
+    release: str = ""
     ttft_s: float = math.nan
     tpot_s: float = math.nan
 
@@ -143,7 +145,7 @@ def served(row: Row, catalog: Catalog) -> ServingPoint:
     ttft_s, tpot_s = ((_number(row, name) or math.nan) / 1e3 for name in ("ttft_ms", "tpot_ms"))
     return ServingPoint(
         model, device, _dtype(row, model), row["backend"], decode, prefill, clients, prompt, output,
-        _day(row.get("measured_date") or ""), ttft_s, tpot_s,
+        _day(row.get("measured_date") or ""), row.get("backend_version") or "", ttft_s, tpot_s,
     )  # fmt: skip
 
 
@@ -166,12 +168,12 @@ def _aggregate(row: Row, clients: float) -> Split:
 
 
 def _split(row: Row, role: str) -> Split:
-    """One engine. Older importers multiply TP by EP though EP lies within TP: then moe_tp = TP and moe_ep = EP."""
+    """One engine. Older importers of aggregated rows multiply TP by EP though EP lies within TP: then moe_tp = TP."""
     tp, dp, moe_tp, ep = (
         max(1, round(_number(row, role + name)))
         for name in ("tp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")
     )
-    if moe_tp == ep > 1:
+    if moe_tp == ep > 1 and not role:
         devices = moe_tp
     elif tp == dp:
         devices = tp
@@ -188,7 +190,7 @@ def _pools(row: Row, model: Model, device: Device, clients: float) -> tuple[Spli
     if prefill.devices == decode.devices == 1 and model.experts:
         large = clients > LOW_LATENCY
         prefill, decode = Split(NODE // 2), Split(4 * NODE if large else NODE // 2)
-    if decode.devices > 2 * NODE or clients / decode.devices > CROWD:
+    if decode.devices > (NODE if _rack(device) else 2 * NODE) or clients / decode.devices > CROWD:
         decode = decode._replace(attention_dp=decode.devices, ep=decode.devices)
     prompts, outputs = (round(_number(row, f"{role}_num_workers")) for role in ("prefill", "decode"))
     several = decode.devices <= NODE and decode.attention_dp == 1 and clients <= LOW_LATENCY and _spreads(row, device)
