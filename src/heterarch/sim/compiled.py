@@ -19,7 +19,7 @@ def compiled(function: F) -> F:
 
     Arithmetic is IEEE (no fast-math), so that the same seed gives the same bytes.
     """
-    made: F = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    made: F = _njit(_nrt=False, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return made
 
 
@@ -29,7 +29,7 @@ def entry(function: F) -> F:
     What is kept is keyed by the function's own byte code and closure only, so an entry must close over the
     :func:`fingerprint` of every module whose functions it calls.
     """
-    made: F = _njit(cache=True, error_model="numpy")(function)
+    made: F = _njit(_nrt=False, cache=True, error_model="numpy")(function)
     return made
 
 

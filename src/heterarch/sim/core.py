@@ -18,6 +18,7 @@ from heterarch.sim.batch import (
     begin_iteration,
     blocks_of,
     cached_blocks,
+    decode_on,
     end_iteration,
     enqueue,
     free_blocks,
@@ -115,20 +116,27 @@ def _too_long(s: Any, t: Any, tree: Any, task: int) -> bool:
 def _run_engine(s: Any, t: Any, tree: Any, e: int, kind: int, until_s: float, most: int) -> int:
     """Start engine ``e``, or end its iteration, and run on until another event comes first; iterations begun."""
     clock, engine = s.clock[0], s.engines[e]
+    runs = kind == ITERATION
     count = 0
-    if kind == ITERATION:
-        _harvest(s, t, tree, e, engine.end_s)
     while True:
-        count += 1
-        if engine.healthy == 0 or not begin_iteration(s, t, tree, e, clock.now_s):
-            engine.busy = 0
-            return count
         coming, _ = _next(s, t)
+        same = decode_on(s, tree, e, coming, until_s, most - count) if runs and engine.still and engine.healthy else 0
+        count += same
+        if same > 0:
+            clock.now_s = engine.started_s
+        else:
+            if runs:
+                _harvest(s, t, tree, e, clock.now_s)
+            runs = True
+            count += 1
+            if engine.healthy == 0 or not begin_iteration(s, t, tree, e, clock.now_s):
+                engine.busy = 0
+                return count
+            coming, _ = _next(s, t)
         if engine.end_s >= coming or engine.end_s > until_s or count >= most:
             push_event(clock, s.events, engine.end_s, ITERATION, e)
             return count
         clock.now_s = engine.end_s
-        _harvest(s, t, tree, e, engine.end_s)
 
 
 @compiled

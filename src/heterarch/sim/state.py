@@ -104,6 +104,7 @@ ENGINE = np.dtype(
         ("preemptions", np.int64),
         ("peak_running", np.int64),
         ("transfer_tokens", np.int64),  # KV sent away
+        ("still", np.int64),  # the next iteration computes the same sequences, unless one of them ends
     ]
 )
 
