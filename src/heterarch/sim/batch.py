@@ -16,7 +16,7 @@ import numpy as np
 
 from heterarch.cost.step import StepCost, step_time_s
 from heterarch.sim.cache import append_run, cover, hold, idle_on_path, keep_all, lookup, release, take
-from heterarch.sim.compiled import compiled
+from heterarch.sim.compiled import compiled, inlined
 from heterarch.sim.heap import drop_finish, push_finish
 
 step_seconds = compiled(step_time_s)
@@ -56,7 +56,7 @@ def enqueue(s: Any, t: Any, tree: Any, e: int, task: int, front: bool) -> None:
         engine.tail = task
 
 
-@compiled
+@inlined
 def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     """Form the next batch of engine ``e`` and set ``end_s``; False when there is nothing to compute."""
     engine = s.engines[e]
@@ -103,7 +103,7 @@ def end_iteration(s: Any, e: int) -> None:
     engine.iteration += 1
 
 
-@compiled
+@inlined
 def decode_on(s: Any, tree: Any, e: int, coming_s: float, until_s: float, most: int) -> int:
     """End the iteration of engine ``e`` and begin the next, on and on while the same sequences decode; how many times.
 
@@ -140,7 +140,7 @@ def decode_on(s: Any, tree: Any, e: int, coming_s: float, until_s: float, most: 
     return int(count)
 
 
-@compiled
+@inlined
 def next_finished(s: Any, t: Any, tree: Any, e: int) -> int:
     """Take out one decode that made its last token in the iteration just ended; -1 when there is none."""
     engine = s.engines[e]
@@ -233,7 +233,7 @@ def _stop_decode(s: Any, tree: Any, e: int, task: int) -> None:
     sequence.need = context
 
 
-@compiled
+@inlined
 def _grow(s: Any, t: Any, tree: Any, e: int) -> None:
     engine = s.engines[e]
     phase = engine.iteration % tree.block_tokens
@@ -278,7 +278,7 @@ def _fits(s: Any, tree: Any, e: int, leaf: int, wanted: int) -> bool:
     return bool(spare >= 0)
 
 
-@compiled
+@inlined
 def _admit(s: Any, t: Any, tree: Any, e: int, task: int, now_s: float) -> bool:
     engine, sequence = s.engines[e], s.sequences[task]
     if engine.running >= s.pools[engine.pool].seats:
@@ -341,7 +341,7 @@ def _dequeue(s: Any, e: int, task: int) -> None:
     engine.peak_running = max(engine.peak_running, engine.running)
 
 
-@compiled
+@inlined
 def _compute(s: Any, t: Any, tree: Any, e: int, task: int, chunk: int) -> None:
     """Prefill ``chunk`` more tokens of the partial sequence; its blocks enter the tree as they are scheduled."""
     engine, sequence = s.engines[e], s.sequences[task]
@@ -367,7 +367,7 @@ def _compute(s: Any, t: Any, tree: Any, e: int, task: int, chunk: int) -> None:
         engine.prefilled_tail = task
 
 
-@compiled
+@inlined
 def _seat_transferred(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
     """Admit waiting sequences whose KV has come from a prefill engine: they decode at once."""
     engine = s.engines[e]

@@ -23,6 +23,14 @@ def compiled(function: F) -> F:
     return made
 
 
+def inlined(function: F) -> F:
+    """:func:`compiled`, as part of its caller: for what one hot caller calls, so that no arguments are copied."""
+    made: F = _njit(_nrt=False, error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(
+        function
+    )
+    return made
+
+
 def entry(function: F) -> F:
     """``function`` as machine code that Python calls, kept on disk for the next process.
 

@@ -28,7 +28,7 @@ from heterarch.sim.batch import (
     start_decode,
 )
 from heterarch.sim.cache import keep_all, lookup
-from heterarch.sim.compiled import compiled, entry, fingerprint
+from heterarch.sim.compiled import compiled, entry, fingerprint, inlined
 from heterarch.sim.flow import COMPLETED, FAILED, REJECTED, end_task, first_token, open_request
 from heterarch.sim.heap import drop_event, push_event
 from heterarch.sim.state import UNDECIDED, Event, PoolKind, State, Stop
@@ -112,7 +112,7 @@ def _too_long(s: Any, t: Any, tree: Any, task: int) -> bool:
     return bool(prompt > prefill.capacity or whole > decode.capacity)
 
 
-@compiled
+@inlined
 def _run_engine(s: Any, t: Any, tree: Any, e: int, kind: int, until_s: float, most: int) -> int:
     """Start engine ``e``, or end its iteration, and run on until another event comes first; iterations begun."""
     clock, engine = s.clock[0], s.engines[e]
@@ -139,7 +139,7 @@ def _run_engine(s: Any, t: Any, tree: Any, e: int, kind: int, until_s: float, mo
         clock.now_s = engine.end_s
 
 
-@compiled
+@inlined
 def _harvest(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
     end_iteration(s, e)
     task = next_finished(s, t, tree, e)
@@ -352,7 +352,7 @@ def _delay_done(s: Any, t: Any, task: int, now_s: float) -> None:
     end_task(s, t, task, now_s, COMPLETED, -1)
 
 
-@compiled
+@inlined
 def _step(s: Any, t: Any, tree: Any, now_s: float, root: bool, until_s: float, most: int) -> int:
     """Let the next event happen; how many iterations and events that were, 0 when Python must route."""
     clock = s.clock[0]
