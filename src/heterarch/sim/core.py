@@ -28,7 +28,7 @@ from heterarch.sim.batch import (
     start_decode,
 )
 from heterarch.sim.cache import keep_all, lookup
-from heterarch.sim.compiled import compiled, entry, fingerprint, inlined
+from heterarch.sim.compiled import bound, compiled, entry, fingerprint, inlined
 from heterarch.sim.flow import COMPLETED, FAILED, REJECTED, end_task, first_token, open_request
 from heterarch.sim.heap import drop_event, push_event
 from heterarch.sim.state import UNDECIDED, Event, PoolKind, State, Stop
@@ -403,3 +403,8 @@ def advance(state: State, tasks: Tasks, tree: Prefixes, until_s: float, most_eve
         most_events: come back (as at UNTIL) after about so many events and iterations.
     """
     return Stop(_advance(state, tasks, tree, until_s, most_events))
+
+
+def advancer(state: State, tasks: Tasks, tree: Prefixes) -> Callable[[float, int], int]:
+    """:func:`advance` of this one world, for many short calls: (until_s, most_events) to the number of a Stop."""
+    return bound(_advance, state, tasks, tree)
