@@ -22,16 +22,26 @@ def compiled(function: F) -> F:
     Arithmetic is IEEE (no fast-math), so that the same seed gives the same bytes. Arrays are borrowed from the caller
     and never made (no reference counts, which took two thirds of the time).
     """
-    made: F = _njit(_nrt=False, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-    return made
+    return _made(function)
 
 
 def inlined(function: F) -> F:
     """:func:`compiled`, as part of its caller: for what one hot caller calls, so that no arguments are copied."""
-    made: F = _njit(_nrt=False, error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(
-        function
-    )
-    return made
+    return _made(function, forceinline=True)
+
+
+def _made(function: F, **options: bool) -> F:
+    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    made: Any = _njit(_nrt=False, error_model="numpy", **wrappers, **options)(function)
+    template = made.get_call_template
+    made.get_call_template = lambda types, names: template(tuple(map(_wide, types)), names)
+    result: F = made
+    return result
+
+
+def _wide(kind: Any) -> Any:
+    """Of an argument's type: one for all integers, of records and constants alike, so that code is made once."""
+    return numba.types.int64 if isinstance(kind, numba.types.Integer) else numba.types.unliteral(kind)
 
 
 def entry(function: F) -> F:

@@ -12,7 +12,7 @@ from typing import Any
 from heterarch.cost import step
 from heterarch.policy import router
 from heterarch.policy.base import RouterView
-from heterarch.policy.router import least_pending_tokens, prefix_affinity
+from heterarch.policy.router import least_pending_tokens, least_queued, prefix_affinity
 from heterarch.sim import batch, cache, flow, heap
 from heterarch.sim.batch import (
     begin_iteration,
@@ -52,6 +52,7 @@ _NEVER = float("inf")
 
 _least_pending_tokens = compiled(least_pending_tokens)
 _prefix_affinity = compiled(prefix_affinity)
+_least_queued = compiled(least_queued)
 
 
 @compiled
@@ -77,6 +78,8 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
         _arrived(s, t, tree, id_, now_s)
     elif kind == FIRST:
         first_token(s, t, id_, now_s)
+        later = max(t.rows[id_].output_tokens, 1) - 1
+        push_event(s.clock[0], s.events, now_s + t.rows[id_].tpot_s * later, DONE, id_)
     elif kind == DONE:
         _delay_done(s, t, id_, now_s)
     return True
@@ -186,15 +189,16 @@ def _route(s: Any, t: Any, tree: Any, task: int, p: int, now_s: float) -> bool:
 def fill_view(s: Any, t: Any, tree: Any, task: int, p: int) -> None:
     """Write what a router sees of pool ``p`` into the scratch arrays."""
     first = s.pools[p].first
+    shares = t.rows[task].node >= 0
     for e in range(first, first + s.pools[p].engines):
-        engine = s.engines[e]
-        found = cached_blocks(s, t, tree, e, task) * tree.block_tokens
-        s.views[e].cached = min(found, t.rows[task].prompt_tokens)
-        s.views[e].pending = engine.unprefilled
-        s.views[e].decode = engine.context
-        s.views[e].queued = engine.queued
-        s.views[e].running = engine.running
-        s.views[e].healthy = engine.healthy != 0
+        engine, view = s.engines[e], s.views[e]
+        found = cached_blocks(s, t, tree, e, task) * tree.block_tokens if shares else 0
+        view.cached = min(found, t.rows[task].prompt_tokens)
+        view.pending = engine.unprefilled
+        view.decode = engine.context
+        view.queued = engine.queued
+        view.running = engine.running
+        view.healthy = engine.healthy != 0
 
 
 @compiled
@@ -216,7 +220,9 @@ def _decide(s: Any, t: Any, task: int, p: int, now_s: float) -> int:
     )
     if s.pools[p].router == 0:
         return _least_pending_tokens(view)
-    return _prefix_affinity(view)
+    if s.pools[p].router == 1:
+        return _prefix_affinity(view)
+    return _least_queued(view)
 
 
 @compiled
@@ -314,9 +320,7 @@ def _call_endpoint(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     engine.prompt_tokens += t.rows[task].prompt_tokens
     engine.cached_tokens += sequence.cached
     engine.output_tokens += output
-    first = start + t.rows[task].ttft_s
-    push_event(s.clock[0], s.events, first, FIRST, task)
-    push_event(s.clock[0], s.events, first + t.rows[task].tpot_s * (output - 1), DONE, task)
+    push_event(s.clock[0], s.events, start + t.rows[task].ttft_s, FIRST, task)
 
 
 @compiled
