@@ -51,6 +51,7 @@ CASES = {
         (12.171, 7.620, 29.105, 38.128), 77_000, 5, 0.08, 27.08,
     ),
 }  # fmt: skip
+_PARTS = ("fixed_s", "token_s", "sequence_s", "context_s", "pair_s")
 ITERATIONS_WITHIN = 0.03
 RECORDED_PER_S = 4.923  # requests of the recorded trace
 MILLION = 1_000_000
@@ -100,7 +101,7 @@ def calls(columns: Columns, pool: NDArray[np.int64] | int = 0) -> Tasks:
 
 def standard_pool(engines: int, name: str = "llama-2-7b", faster: float = 1.0) -> Pool:
     """Llama-2-7B on A100-80GB engines: 512 tokens and sequences per iteration, 7,424 KV blocks of 16 tokens."""
-    step = StepPart(**{name: value / faster for name, value in STEP.model_dump().items() if isinstance(value, float)})
+    step = STEP.model_copy(update={part: getattr(STEP, part) / faster for part in _PARTS})
     return Pool(
         name=name, role="mixed", device="A100-80GB", engines=engines, concurrency=512, max_batched_tokens=512,
         kv_tokens=118_784, kv_bytes_per_token=524_288, step=step,

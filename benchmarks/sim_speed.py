@@ -31,8 +31,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from machine import data_folder, facts, show
-from sim_cases import CASES, RECORDED_PER_S, STEP, Case, Columns, calls, gates, generated, million, recorded, sha256
-from sim_cases import standard_pool
+from sim_cases import (
+    CASES,
+    RECORDED_PER_S,
+    STEP,
+    Case,
+    Columns,
+    calls,
+    gates,
+    generated,
+    million,
+    recorded,
+    sha256,
+    standard_pool,
+)
 
 from heterarch.plan.document import Pool
 from heterarch.policy.base import RouterView
@@ -44,6 +56,7 @@ from heterarch.sim.state import new_state
 from heterarch.sim.tasks import Tasks, no_prefixes
 
 BUILTIN = "least-queued"
+ENGINE_TOTALS = ("iteration", "output_tokens", "peak_running", "preemptions")
 
 
 class FewestQueued:
@@ -79,7 +92,7 @@ def timed(work: Tasks, pools: Sequence[Pool], in_python: bool) -> Run:
     engines = {
         "busy": (state.engines["busy_s"] / span).tolist(),
         "kv_used": (state.engines["kv_block_s"] / (capacity * span)).tolist(),
-        **{name: state.engines[name].tolist() for name in ("iteration", "output_tokens", "peak_running", "preemptions")},
+        **{name: state.engines[name].tolist() for name in ENGINE_TOTALS},
     }
     later = rows["output_tokens"] - 2
     tpot_ms = np.where(later > 0, 1e3 * (rows["finish_s"] - rows["first_token_s"]) / np.maximum(later, 1), np.nan)
@@ -164,7 +177,7 @@ def _in_turns(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, li
 
 
 def _plain(case: Case, columns: Columns) -> tuple[float, int, int, Any]:
-    """CPU seconds, iterations and restarts of the plain loop, and its finish times."""
+    """CPU seconds, iterations, restarts, TTFT and e2e of the plain loop."""
     from reference_loop import Engines, reference_run
 
     cost = (STEP.fixed_s, STEP.token_s, STEP.sequence_s, STEP.context_s, STEP.pair_s)
@@ -172,15 +185,14 @@ def _plain(case: Case, columns: Columns) -> tuple[float, int, int, Any]:
     start = time.process_time()
     first, finish, iterations, restarts = reference_run(engines, *columns.values())
     seconds = time.process_time() - start
-    return seconds, iterations, restarts, {"ttft_s": first - columns["arrival_s"], "e2e_s": finish - columns["arrival_s"]}
+    found = {"ttft_s": first - columns["arrival_s"], "e2e_s": finish - columns["arrival_s"]}
+    return seconds, iterations, restarts, found
 
 
 def _apart(plain: Any, run: Run) -> dict[str, float]:
     """How far the summaries of the plain loop are from those of the engine, at most."""
     figures = {name: _figures(values) for name, values in plain[3].items()}
-    return {
-        name: max(abs(a - b) for a, b in zip(row, run.figures[name], strict=True)) for name, row in figures.items()
-    }
+    return {name: max(abs(a - b) for a, b in zip(row, run.figures[name], strict=True)) for name, row in figures.items()}
 
 
 def _bytes(run: Run, requests: int) -> dict[str, float]:
@@ -191,7 +203,7 @@ def _processes(name: str, columns: Columns) -> dict[str, float]:
     """One case in a process of its own, inputs on disk: with nothing compiled, and with everything compiled."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "requests.npz"
-        np.savez(path, **columns)
+        np.savez(path, arrival_s=columns["arrival_s"], prompt=columns["prompt"], output=columns["output"])
         command = [sys.executable, __file__, "--case", name, "--alone", str(path)]
         variables = {**os.environ, "NUMBA_CACHE_DIR": folder}
         cold, warm = (
@@ -208,7 +220,11 @@ def _alone(name: str, path: str) -> dict[str, float]:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Of this program alone; what getrusage says on Linux includes the process that started it."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
 
 
 def _figures(values: Any) -> tuple[float, float, float, float]:

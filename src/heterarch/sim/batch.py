@@ -79,8 +79,9 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     engine.busy = 1 if tokens > 0 else 0
     engine.still = tokens == engine.decodes and (engine.head < 0 or s.clock[0].unbounded == 0)
     if tokens > 0:
+        others_s = _without_context_s(pool, tokens, pairs, engine.decodes)
         engine.started_s = now_s
-        engine.end_s = now_s + (_without_context_s(pool, tokens, pairs, engine.decodes) + pool.context_s * engine.context)
+        engine.end_s = now_s + (others_s + pool.context_s * engine.context)
     return bool(tokens > 0)
 
 

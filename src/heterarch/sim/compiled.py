@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numba
 
-_njit: Any = numba.njit
+_numba: Any = numba
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def inlined(function: F) -> F:
 
 def _made(function: F, **options: bool) -> F:
     wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    made: Any = _njit(_nrt=False, error_model="numpy", **wrappers, **options)(function)
+    made: Any = _numba.njit(_nrt=False, error_model="numpy", **wrappers, **options)(function)
     template = made.get_call_template
     made.get_call_template = lambda types, names: template(tuple(map(_wide, types)), names)
     result: F = made
@@ -41,7 +41,7 @@ def _made(function: F, **options: bool) -> F:
 
 def _wide(kind: Any) -> Any:
     """Of an argument's type: one for all integers, of records and constants alike, so that code is made once."""
-    return numba.types.int64 if isinstance(kind, numba.types.Integer) else numba.types.unliteral(kind)
+    return _numba.types.int64 if isinstance(kind, _numba.types.Integer) else _numba.types.unliteral(kind)
 
 
 def entry(function: F) -> F:
@@ -50,7 +50,7 @@ def entry(function: F) -> F:
     What is kept is keyed by the function's own byte code and closure only, so an entry must close over the
     :func:`fingerprint` of every module whose functions it calls.
     """
-    made: F = _njit(_nrt=False, cache=True, error_model="numpy")(function)
+    made: F = _numba.njit(_nrt=False, cache=True, error_model="numpy")(function)
     return made
 
 
@@ -60,13 +60,13 @@ def bound(function: Callable[..., T], *fixed: Any) -> Callable[..., T]:
     Skips the look-up of the types of ``fixed``, which takes longer than a short call.
     """
     dispatcher: Any = function
-    types = tuple(numba.typeof(value) for value in fixed)
-    return partial(dispatcher.compile((*types, numba.float64, numba.int64)), *fixed)
+    types = tuple(_numba.typeof(value) for value in fixed)
+    return partial(dispatcher.compile((*types, _numba.float64, _numba.int64)), *fixed)
 
 
 def fingerprint(*modules: ModuleType) -> int:
-    """A number, never 0, that changes with the source of any of ``modules``."""
+    """A number, never 0, that changes with the source of any of ``modules``, or of this one."""
     total = 0
-    for module in modules:
-        total = zlib.crc32(Path(str(module.__file__)).read_bytes(), total)
+    for file in (__file__, *(str(module.__file__) for module in modules)):
+        total = zlib.crc32(Path(file).read_bytes(), total)
     return total or 1
