@@ -139,7 +139,9 @@ def result(name: str, in_python: bool, repeats: int) -> dict[str, Any]:
         "cpu_s": {side: [run[0] for run in done] for side, done in runs.items()},
         "iterations_per_cpu_s": speed,
         "share_of_plain_loop": {side: speed[side] / speed["plain_loop"] for side in ("builtin", "python")},
-        "times_faster_than_reference": case.loop_cpu_s / statistics.median(run[0] for run in runs["builtin"]),
+        "times_faster_than_reference": (
+            case.loop_cpu_s / statistics.median(run[0] for run in runs["builtin"]) if folder else None
+        ),
         "bytes_per_request": _bytes(last, len(work.rows)),
         "process": _processes(name, columns),
     }
