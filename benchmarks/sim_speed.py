@@ -1,146 +1,232 @@
-"""The standard simulation cases: speed, and how close the reference simulator's results are.
+"""The standard simulation cases: speed, memory, and how close the reference simulator's results are.
 
-    python benchmarks/sim_speed.py --case S1 [--repeats 5]
+    python benchmarks/sim_speed.py --case S1 [--router builtin|python] [--repeats 5]
 
 S1 (stable), S1x (out of KV memory) and S8 (eight engines) replay the Azure conversation trace of 2023 (file order,
 prompts clipped to 4,096 tokens with their output) on Llama-2-7B, one A100-80GB per engine: 512 tokens per iteration,
-512 sequences, 118,784 tokens of KV, chunked prefill, no prefix cache. The step cost is the affine fit to Vidur's own
-batches, so that only the engine model differs. ``loop_cpu_s`` is the CPU time from inputs in memory to a report with
-one record per request; ``process_cpu_s`` that of the whole process, import and code loading included.
+512 sequences, 118,784 tokens of KV of which admission leaves 74 blocks free, chunked prefill, no prefix cache. The step
+cost is the affine fit to Vidur's own batches, so that only the engine model differs. The router takes the engine with
+the fewest queued requests, the lowest on a tie. 1M is generated: a million requests on 100 engines of four types.
 
-``reference`` holds Vidur's figures (commit 7d47513) and ``deviation`` ours relative to them. S8 is routed as Vidur does
-(least outstanding counts the queued requests only), by a router in Python; ``--router`` takes a built-in instead.
+Timed is CPU from inputs in memory to one record per request, figures per engine and summaries. The full engine with
+the built-in router, with the same router in Python, and the plain loop of ``reference_loop.py`` run in turns.
+``reference`` holds Vidur's figures (commit 7d47513), whose TPOT divides by output tokens - 2; so does ours here. A
+speed counts where every gate is true. Without the real data the trace is generated and there are no gates.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
-from machine import data_folder, facts, show, show_skipped
+from machine import data_folder, facts, show
+from sim_cases import (
+    CASES,
+    RECORDED_PER_S,
+    STEP,
+    Case,
+    Columns,
+    calls,
+    gates,
+    generated,
+    million,
+    recorded,
+    sha256,
+    standard_pool,
+)
 
-from heterarch.plan.document import Pool, StepPart
-from heterarch.policy.base import Router, RouterView
-from heterarch.report.aggregate import e2e_s, summarise, tpot_s, ttft_s
+from heterarch.plan.document import Pool
+from heterarch.policy.base import RouterView
+from heterarch.report.aggregate import e2e_s, summarise, ttft_s
 from heterarch.sim import outcome
 from heterarch.sim.drive import drive
 from heterarch.sim.pools import pool_table
-from heterarch.sim.state import State, new_state
-from heterarch.sim.tasks import TaskKind, Tasks, no_prefixes, tasks
+from heterarch.sim.state import new_state
+from heterarch.sim.tasks import Tasks, no_prefixes
 
-#: requests, speed-up of the arrivals, engines
-CASES = {"S1": (4096, 2 / 3, 1), "S1x": (4096, 1.0, 1), "S8": (8192, 16 / 3, 8)}
-#: mean, p50, p95, p99 under Vidur: TTFT s, TPOT ms, e2e s; iterations; restarts; CPU seconds of its loop, metrics on
-REFERENCE: dict[str, dict[str, Any]] = {
-    "S1": {
-        "ttft_s": (0.193, 0.136, 0.509, 0.734),
-        "tpot_ms": (25.24, 24.48, 37.69, 42.61),
-        "e2e_s": (6.540, 5.225, 14.653, 17.973),
-        "iterations": 55_326,
-        "loop_cpu_s": 13.78,
-    },
-    "S1x": {
-        "ttft_s": (19.894, 19.712, 44.394, 47.210),
-        "tpot_ms": (62.69, 67.61, 70.72, 71.77),
-        "e2e_s": (35.671, 35.120, 67.743, 73.830),
-        "iterations": 16_953,
-        "loop_cpu_s": 7.54,
-    },
-    "S8": {
-        "ttft_s": (0.310, 0.246, 0.787, 1.057),
-        "tpot_ms": (50.08, 58.04, 69.06, 70.83),
-        "e2e_s": (12.171, 7.620, 29.105, 38.128),
-        "iterations": 76_000,
-        "loop_cpu_s": 27.08,
-    },
-}
-STEP = StepPart(fixed_s=9.958e-3, token_s=5.059e-5, sequence_s=-5.170e-5, context_s=3.335e-7, pair_s=2.417e-9)
-LONGEST = 4096
+BUILTIN = "least-queued"
+ENGINE_TOTALS = ("iteration", "output_tokens", "peak_running", "preemptions")
 
 
 class FewestQueued:
-    """Least outstanding requests as Vidur counts them: those that wait; the lowest engine on a tie."""
+    """The built-in ``least-queued`` in Python, for engines that are all healthy."""
 
     name = "fewest-queued"
 
     def decide(self, view: RouterView) -> int:
-        """The engine with the shortest queue."""
-        return int(np.argmin(view.queued))
+        """The engine with the shortest queue, the lowest on a tie."""
+        return int(view.queued.argmin())
 
 
-def standard_case(case: str, folder: Path) -> tuple[Tasks, Pool]:
-    """The requests and the pool of a case."""
-    n, speed, engines = CASES[case]
-    rows = pq.read_table(folder / "traces" / "azure_llm_2023" / "conv.parquet").slice(0, n)
-    output = np.minimum(rows["output_tokens"].to_numpy(), LONGEST - 1)
-    arrival = rows["arrival_s"].to_numpy()
-    columns = {
-        "kind": np.full(n, TaskKind.GENERATE),
-        "release_s": np.round((arrival - arrival[0]) / speed, 6),
-        "request": np.arange(n),
-        "session": np.arange(n),
-        "prompt_tokens": np.minimum(rows["prompt_tokens"].to_numpy(), LONGEST - output),
-        "output_tokens": output,
-        "prefill_pool": np.zeros(n),
-        "decode_pool": np.zeros(n),
-    }
-    pool = Pool(
-        name="llama-2-7b", role="mixed", device="A100-80GB", engines=engines, concurrency=512,
-        max_batched_tokens=512, kv_tokens=118_784, kv_bytes_per_token=524_288, step=STEP,
-    )  # fmt: skip
-    return tasks(columns), pool
+class Run(NamedTuple):
+    """What a run takes and gives."""
+
+    cpu_s: float
+    engines: dict[str, list[float]]  # per engine
+    figures: dict[str, Any]  # mean, p50, p95, p99
+    state_bytes: int
+    record_bytes: int
 
 
-def timed(work: Tasks, pool: Pool, router: str | Router) -> tuple[float, State, dict[str, Any]]:
-    """CPU seconds of one run with its records and summaries."""
+def timed(work: Tasks, pools: Sequence[Pool], in_python: bool) -> Run:
+    """One run with its records, figures of each engine and summaries."""
     start = time.process_time()
     tree = no_prefixes()
-    name = router if isinstance(router, str) else None
-    state = new_state(pool_table([pool], name, tree.block_tokens), work, tree, False)
-    drive(state, work, tree, router=None if isinstance(router, str) else router)
-    calls = outcome.call_records(state, work)
+    state = new_state(pool_table(pools, None if in_python else BUILTIN, tree.block_tokens), work, tree, False)
+    drive(state, work, tree, router=FewestQueued() if in_python else None)
+    rows = outcome.call_records(state, work)
     requests = outcome.request_records(state, np.zeros(len(state.requests)))
-    found = {"ttft_s": ttft_s(calls), "tpot_ms": tpot_s(calls) * 1e3, "e2e_s": e2e_s(requests)}
+    span = outcome.span_s(state)
+    capacity = state.pools["capacity"][state.engines["pool"]]
+    engines = {
+        "busy": (state.engines["busy_s"] / span).tolist(),
+        "kv_used": (state.engines["kv_block_s"] / (capacity * span)).tolist(),
+        **{name: state.engines[name].tolist() for name in ENGINE_TOTALS},
+    }
+    later = rows["output_tokens"] - 2
+    tpot_ms = np.where(later > 0, 1e3 * (rows["finish_s"] - rows["first_token_s"]) / np.maximum(later, 1), np.nan)
+    found = {"ttft_s": ttft_s(rows), "tpot_ms": tpot_ms, "e2e_s": e2e_s(requests)}
     figures = {name: _figures(values) for name, values in found.items()}
-    return time.process_time() - start, state, figures
+    seconds = time.process_time() - start
+    return Run(seconds, engines, figures, sum(array.nbytes for array in state), rows.nbytes + requests.nbytes)
 
 
-def result(case: str, router: str | Router, repeats: int, folder: Path) -> dict[str, Any]:
-    """The JSON object of a case."""
-    first = facts("sim_speed")
-    work, pool = standard_case(case, folder)
-    timed(work, pool, router)  # loads or compiles the core
-    runs = [timed(work, pool, router) for _ in range(repeats)]
-    seconds = statistics.median(run[0] for run in runs)
-    _, state, figures = runs[-1]
-    iterations = int(state.engines["iteration"].sum())
-    reference = REFERENCE[case]
+def result(name: str, in_python: bool, repeats: int) -> dict[str, Any]:
+    """The JSON object of a standard case."""
+    case, folder = CASES[name], data_folder()
+    columns = recorded(case, folder) if folder else generated(case.requests, case.speed * RECORDED_PER_S)
+    work, pools = calls(columns), [standard_pool(case.engines)]
+    sides: dict[str, Callable[[], Any]] = {
+        "builtin": lambda: timed(work, pools, False),
+        "python": lambda: timed(work, pools, True),
+        "plain_loop": lambda: _plain(case, columns),
+    }
+    runs = _in_turns(sides, repeats)
+    last: Run = runs["python" if in_python else "builtin"][-1]
+    plain = runs["plain_loop"][-1]
+    iterations, restarts = sum(last.engines["iteration"]), int(sum(last.engines["preemptions"]))
+    speed = {
+        side: sum(done[-1].engines["iteration"] if side != "plain_loop" else [plain[1]])
+        / statistics.median(run[0] for run in done)
+        for side, done in runs.items()
+    }
     return {
-        **first,
-        "case": case,
-        "router": router if isinstance(router, str) else router.name,
+        "case": name,
+        "trace": "recorded" if folder else "generated: real data not found",
+        "sha256": sha256(columns),
+        "sha256_as_defined": sha256(columns) == case.sha256 if folder else None,
+        "router": "python" if in_python else "builtin",
         "requests": len(work.rows),
         "iterations": iterations,
-        "restarts": int(state.engines["preemptions"].sum()),
-        "output_tokens": int(state.engines["output_tokens"].sum()),
-        "busy": [round(float(b), 4) for b in state.engines["busy_s"] / outcome.span_s(state)],
-        "peak_running": int(state.engines["peak_running"].max()),
-        "loop_cpu_s": seconds,
-        "loop_cpu_s_runs": [run[0] for run in runs],
-        "process_cpu_s": time.process_time(),
-        "requests_per_cpu_s": len(work.rows) / seconds,
-        "iterations_per_cpu_s": iterations / seconds,
-        **figures,
-        "reference": reference,
-        "deviation": _deviation(figures, iterations, reference),
-        "times_faster_than_reference": reference["loop_cpu_s"] / seconds,
+        "restarts": restarts,
+        "engines": last.engines,
+        **last.figures,
+        "reference": {key: getattr(case, key) for key in ("ttft_s", "tpot_ms", "e2e_s", "iterations", "loop_cpu_s")},
+        "deviation": _deviation(last.figures, iterations, case) if folder else None,
+        "gates": gates(case, last.figures, int(iterations), restarts) if folder else None,
+        "plain_loop": {"iterations": plain[1], "restarts": plain[2], "largest_difference_s": _apart(plain, last)},
+        "cpu_s": {side: [run[0] for run in done] for side, done in runs.items()},
+        "iterations_per_cpu_s": speed,
+        "share_of_plain_loop": {side: speed[side] / speed["plain_loop"] for side in ("builtin", "python")},
+        "times_faster_than_reference": (
+            case.loop_cpu_s / statistics.median(run[0] for run in runs["builtin"]) if folder else None
+        ),
+        "bytes_per_request": _bytes(last, len(work.rows)),
+        "process": _processes(name, columns),
     }
+
+
+def million_result(in_python: bool) -> dict[str, Any]:
+    """The JSON object of the case 1M: one run."""
+    timed(calls(generated(100, 1.0)), [standard_pool(1)], in_python)  # loads or compiles the core
+    work, pools = million()
+    run = timed(work, pools, in_python)
+    iterations = sum(run.engines["iteration"])
+    return {
+        "case": "1M",
+        "router": "python" if in_python else "builtin",
+        "requests": len(work.rows),
+        "iterations": iterations,
+        "restarts": int(sum(run.engines["preemptions"])),
+        "engines": {"busy": run.engines["busy"]},
+        **run.figures,
+        "cpu_s": {"python" if in_python else "builtin": [run.cpu_s]},
+        "iterations_per_cpu_s": {"python" if in_python else "builtin": iterations / run.cpu_s},
+        "bytes_per_request": _bytes(run, len(work.rows)),
+        "process": {"peak_rss_mb": _peak_mb()},
+    }
+
+
+def _in_turns(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:
+    for side in sides.values():
+        side()  # loads or compiles
+    runs: dict[str, list[Any]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            runs[name].append(side())
+    return runs
+
+
+def _plain(case: Case, columns: Columns) -> tuple[float, int, int, Any]:
+    """CPU seconds, iterations, restarts, TTFT and e2e of the plain loop."""
+    from reference_loop import Engines, reference_run
+
+    cost = (STEP.fixed_s, STEP.token_s, STEP.sequence_s, STEP.context_s, STEP.pair_s)
+    engines = Engines(case.engines, 512, 512, 7424, 16, 74, *cost)
+    start = time.process_time()
+    first, finish, iterations, restarts = reference_run(engines, *columns.values())
+    seconds = time.process_time() - start
+    found = {"ttft_s": first - columns["arrival_s"], "e2e_s": finish - columns["arrival_s"]}
+    return seconds, iterations, restarts, found
+
+
+def _apart(plain: Any, run: Run) -> dict[str, float]:
+    """How far the summaries of the plain loop are from those of the engine, at most."""
+    figures = {name: _figures(values) for name, values in plain[3].items()}
+    return {name: max(abs(a - b) for a, b in zip(row, run.figures[name], strict=True)) for name, row in figures.items()}
+
+
+def _bytes(run: Run, requests: int) -> dict[str, float]:
+    return {"state": run.state_bytes / requests, "records": run.record_bytes / requests}
+
+
+def _processes(name: str, columns: Columns) -> dict[str, float]:
+    """One case in a process of its own, inputs on disk: with nothing compiled, and with everything compiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "requests.npz"
+        np.savez(path, arrival_s=columns["arrival_s"], prompt=columns["prompt"], output=columns["output"])
+        command = [sys.executable, __file__, "--case", name, "--alone", str(path)]
+        variables = {**os.environ, "NUMBA_CACHE_DIR": folder}
+        cold, warm = (
+            json.loads(subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout)
+            for _ in range(2)
+        )
+    return {"first_cpu_s": cold["cpu_s"], "cpu_s": warm["cpu_s"], "peak_rss_mb": warm["peak_rss_mb"]}
+
+
+def _alone(name: str, path: str) -> dict[str, float]:
+    with np.load(path) as saved:
+        timed(calls(saved), [standard_pool(CASES[name].engines)], False)
+    return {"cpu_s": time.process_time(), "peak_rss_mb": _peak_mb()}
+
+
+def _peak_mb() -> float:
+    """Of this program alone; what getrusage says on Linux includes the process that started it."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
 
 
 def _figures(values: Any) -> tuple[float, float, float, float]:
@@ -148,25 +234,28 @@ def _figures(values: Any) -> tuple[float, float, float, float]:
     return row.mean, row.p50, row.p95, row.p99
 
 
-def _deviation(figures: dict[str, Any], iterations: int, reference: dict[str, Any]) -> dict[str, Any]:
+def _deviation(figures: dict[str, Any], iterations: float, case: Case) -> dict[str, Any]:
     ratios = {
-        name: [round(a / b - 1, 4) for a, b in zip(row, reference[name], strict=True)] for name, row in figures.items()
+        name: [round(a / b - 1, 4) for a, b in zip(row, getattr(case, name), strict=True)]
+        for name, row in figures.items()
     }
-    return {**ratios, "iterations": round(iterations / reference["iterations"] - 1, 4)}
+    return {**ratios, "iterations": round(iterations / case.iterations - 1, 4)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one case and print its JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=CASES, default="S1")
+    parser.add_argument("--case", choices=[*CASES, "1M"], default="S1")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--router", default="", help="a built-in router instead of the case's own")
+    parser.add_argument("--router", choices=("builtin", "python"), default="builtin", help="whose results are shown")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    folder = data_folder()
-    if folder is None:
-        return show_skipped("sim_speed")
-    own: str | Router = FewestQueued() if options.case == "S8" else "least-pending-tokens"
-    show(result(options.case, options.router or own, options.repeats, folder))
+    in_python = options.router == "python"
+    if options.alone:
+        return show(_alone(options.case, options.alone))
+    first = facts("sim_speed")
+    found = million_result(in_python) if options.case == "1M" else result(options.case, in_python, options.repeats)
+    show({**first, **found})
 
 
 if __name__ == "__main__":

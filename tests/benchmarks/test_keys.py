@@ -25,7 +25,7 @@ QUICK = {
     "ship_calibration": [],
     "cost_speed": ["--points", "10000"],
 }
-NEED_DATA = ("sim_speed", "fit_profiles", "e2e_accuracy", "op_accuracy", "ship_calibration")
+NEED_DATA = ("fit_profiles", "e2e_accuracy", "op_accuracy", "ship_calibration")
 Tree = dict[str, Any]
 
 

@@ -95,15 +95,20 @@ def test_ctrl_c_keeps_what_is_finished(monkeypatch):
 
     plan, flat = coding()
     monkeypatch.setattr(drive, "SLICE_EVENTS", 200)
-    real, calls = drive.advance, []
+    real, calls = drive.advancer, []
 
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return real(*arguments)
+    def interrupted(*world):
+        advance = real(*world)
 
-    monkeypatch.setattr(drive, "advance", interrupted)
+        def slice_(*limits):
+            calls.append(1)
+            if len(calls) == 5:
+                raise KeyboardInterrupt
+            return advance(*limits)
+
+        return slice_
+
+    monkeypatch.setattr(drive, "advancer", interrupted)
     report = simulate(plan, flat, workload(), requests=40)
     assert report.partial
     assert report.requests.offered == report.requests.completed + report.requests.unfinished

@@ -47,7 +47,7 @@ def plan(
     ),
     accounting: str | None = typer.Option(None, help=f"What counts as cost: {', '.join(Accounting)}."),
     dtype: list[str] = typer.Option([], help="Formats that weights may be served in; default: as published."),
-    router: str = typer.Option("prefix-affinity", help="least-pending-tokens or prefix-affinity."),
+    router: str = typer.Option("prefix-affinity", help="prefix-affinity, least-pending-tokens or least-queued."),
     margin: float = typer.Option(1.0, min=1.0, help="Factor by which predicted latencies must be below their limits."),
     check: bool = typer.Option(True, help="Check the plan in the simulator, tighten and plan again if it misses."),
     requests: int = typer.Option(1000, min=1, help="Requests of a checking simulation."),

@@ -40,7 +40,9 @@ def simulate(
         "engine", help="KV of each engine, or one cache without limits for all (bounds the hit rate)."
     ),
     call: str = typer.Option("", help="LLM call that a trace is replayed on; default: the one that generates most."),
-    router: str | None = typer.Option(None, help="least-pending-tokens or prefix-affinity; default: the plan's."),
+    router: str | None = typer.Option(
+        None, help="prefix-affinity, least-pending-tokens or least-queued; default: the plan's."
+    ),
     until: float | None = typer.Option(None, help="Stop at this simulated time, seconds.", callback=above_zero),
     seed: int = typer.Option(0, min=0, help="Seed of every draw; the same seed gives the same bytes."),
     output: Path | None = typer.Option(

@@ -48,6 +48,18 @@ def prefix_affinity(view: RouterView) -> int:
     return best
 
 
+def least_queued(view: RouterView) -> int:
+    """The healthy engine with the fewest calls that wait for a seat; the lowest row on a tie.
+
+    Vidur's least outstanding requests (MLSys'24, repository), which counts those that wait and not those that run.
+    """
+    best = -1
+    for row in range(view.queued.shape[0]):
+        if view.healthy[row] and (best < 0 or view.queued[row] < view.queued[best]):
+            best = row
+    return best
+
+
 @dataclass(frozen=True, slots=True)
 class BuiltinRouter:
     """A built-in router: its name and its decision function."""
@@ -64,6 +76,7 @@ class BuiltinRouter:
 ROUTERS: dict[str, BuiltinRouter] = {
     "least-pending-tokens": BuiltinRouter("least-pending-tokens", least_pending_tokens),
     "prefix-affinity": BuiltinRouter("prefix-affinity", prefix_affinity),
+    "least-queued": BuiltinRouter("least-queued", least_queued),
 }
 
 

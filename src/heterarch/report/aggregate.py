@@ -50,9 +50,9 @@ CALL = np.dtype(
         ("scheduled_s", np.float64),
         ("first_token_s", np.float64),
         ("finish_s", np.float64),
-        ("prompt_tokens", np.int64),
-        ("cached_tokens", np.int64),
-        ("output_tokens", np.int64),
+        ("prompt_tokens", np.int32),
+        ("cached_tokens", np.int32),
+        ("output_tokens", np.int32),
         ("restarts", np.int32),
         ("status", np.int8),
     ]

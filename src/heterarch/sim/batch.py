@@ -16,7 +16,7 @@ import numpy as np
 
 from heterarch.cost.step import StepCost, step_time_s
 from heterarch.sim.cache import append_run, cover, hold, idle_on_path, keep_all, lookup, release, take
-from heterarch.sim.compiled import compiled
+from heterarch.sim.compiled import compiled, inlined
 from heterarch.sim.heap import drop_finish, push_finish
 
 step_seconds = compiled(step_time_s)
@@ -39,6 +39,7 @@ def cached_blocks(s: Any, t: Any, tree: Any, e: int, task: int) -> int:
 def enqueue(s: Any, t: Any, tree: Any, e: int, task: int, front: bool) -> None:
     """Put ``task`` into the queue of engine ``e``."""
     engine, sequence = s.engines[e], s.sequences[task]
+    engine.still = 0
     sequence.engine = e
     if sequence.owed == 0:
         found = cached_blocks(s, t, tree, e, task) * tree.block_tokens
@@ -55,7 +56,7 @@ def enqueue(s: Any, t: Any, tree: Any, e: int, task: int, front: bool) -> None:
         engine.tail = task
 
 
-@compiled
+@inlined
 def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     """Form the next batch of engine ``e`` and set ``end_s``; False when there is nothing to compute."""
     engine = s.engines[e]
@@ -76,22 +77,19 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
         tokens += chunk
         _compute(s, t, tree, e, task, chunk)
     engine.busy = 1 if tokens > 0 else 0
+    engine.still = tokens == engine.decodes and (engine.head < 0 or s.clock[0].unbounded == 0)
     if tokens > 0:
+        others_s = _without_context_s(pool, tokens, pairs, engine.decodes)
         engine.started_s = now_s
-        engine.end_s = now_s + step_seconds(_cost(pool), tokens, pairs, engine.decodes, engine.context)
+        engine.end_s = now_s + (others_s + pool.context_s * engine.context)
     return bool(tokens > 0)
 
 
 @compiled
-def _cost(pool: Any) -> StepCost:
-    return StepCost(
-        pool.fixed_s,
-        pool.token_s,
-        pool.bends_s,
-        pool.pair_s,
-        pool.context_s,
-        pool.sequence_s,
-    )
+def _without_context_s(pool: Any, tokens: int, pairs: float, decodes: int) -> float:
+    """Seconds of an iteration that do not change while the same sequences decode."""
+    cost = StepCost(pool.fixed_s, pool.token_s, pool.bends_s, pool.pair_s, pool.context_s, pool.sequence_s)
+    return float(step_seconds(cost, tokens, pairs, decodes, 0))
 
 
 @compiled
@@ -106,7 +104,44 @@ def end_iteration(s: Any, e: int) -> None:
     engine.iteration += 1
 
 
-@compiled
+@inlined
+def decode_on(s: Any, tree: Any, e: int, coming_s: float, until_s: float, most: int) -> int:
+    """End the iteration of engine ``e`` and begin the next, on and on while the same sequences decode; how many times.
+
+    None if the batch changes at once. The engine must be ``still``: decodes only, and whoever waits was refused a seat
+    and would be again, as there are never more blocks. The same sums in the same order as :func:`begin_iteration` and
+    :func:`end_iteration`; the last iteration begun ends at ``coming_s`` or later, or after ``until_s``.
+    """
+    engine = s.engines[e]
+    pool = s.pools[engine.pool]
+    crossing = s.crossing[e]
+    decodes, context, iteration, free = engine.decodes, engine.context, engine.iteration, engine.free
+    started_s, end_s, busy_s, kv_block_s = engine.started_s, engine.end_s, engine.busy_s, engine.kv_block_s
+    others_s, context_s = _without_context_s(pool, decodes, 0.0, decodes), pool.context_s
+    taken = pool.capacity - engine.idle
+    last = iteration + min(most, s.finishes[e, 0].iteration - iteration)
+    while iteration < last:
+        wanted = crossing[(iteration + 1) % tree.block_tokens]
+        if wanted > free:
+            break
+        seconds = end_s - started_s
+        busy_s += seconds
+        kv_block_s += seconds * (taken - free)
+        context += decodes
+        iteration += 1
+        free -= wanted
+        started_s = end_s
+        end_s = started_s + (others_s + context_s * context)
+        if end_s >= coming_s or end_s > until_s:
+            break
+    count = iteration - engine.iteration
+    engine.output_tokens += count * decodes
+    engine.context, engine.iteration, engine.free = context, iteration, free
+    engine.started_s, engine.end_s, engine.busy_s, engine.kv_block_s = started_s, end_s, busy_s, kv_block_s
+    return int(count)
+
+
+@inlined
 def next_finished(s: Any, t: Any, tree: Any, e: int) -> int:
     """Take out one decode that made its last token in the iteration just ended; -1 when there is none."""
     engine = s.engines[e]
@@ -167,6 +202,7 @@ def leave(s: Any, t: Any, tree: Any, e: int, task: int) -> None:
 def free_blocks(s: Any, t: Any, tree: Any, e: int, task: int, keep_answer: bool) -> None:
     """Give back the blocks of ``task``; its prompt, and its answer if the tree knows it, stay as a cache."""
     engine, sequence = s.engines[e], s.sequences[task]
+    engine.still = 0
     engine.free += sequence.held
     sequence.held = 0
     cache = engine.cache
@@ -198,7 +234,7 @@ def _stop_decode(s: Any, tree: Any, e: int, task: int) -> None:
     sequence.need = context
 
 
-@compiled
+@inlined
 def _grow(s: Any, t: Any, tree: Any, e: int) -> None:
     engine = s.engines[e]
     phase = engine.iteration % tree.block_tokens
@@ -243,7 +279,7 @@ def _fits(s: Any, tree: Any, e: int, leaf: int, wanted: int) -> bool:
     return bool(spare >= 0)
 
 
-@compiled
+@inlined
 def _admit(s: Any, t: Any, tree: Any, e: int, task: int, now_s: float) -> bool:
     engine, sequence = s.engines[e], s.sequences[task]
     if engine.running >= s.pools[engine.pool].seats:
@@ -306,7 +342,7 @@ def _dequeue(s: Any, e: int, task: int) -> None:
     engine.peak_running = max(engine.peak_running, engine.running)
 
 
-@compiled
+@inlined
 def _compute(s: Any, t: Any, tree: Any, e: int, task: int, chunk: int) -> None:
     """Prefill ``chunk`` more tokens of the partial sequence; its blocks enter the tree as they are scheduled."""
     engine, sequence = s.engines[e], s.sequences[task]
@@ -332,7 +368,7 @@ def _compute(s: Any, t: Any, tree: Any, e: int, task: int, chunk: int) -> None:
         engine.prefilled_tail = task
 
 
-@compiled
+@inlined
 def _seat_transferred(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
     """Admit waiting sequences whose KV has come from a prefill engine: they decode at once."""
     engine = s.engines[e]

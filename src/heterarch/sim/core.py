@@ -12,12 +12,13 @@ from typing import Any
 from heterarch.cost import step
 from heterarch.policy import router
 from heterarch.policy.base import RouterView
-from heterarch.policy.router import least_pending_tokens, prefix_affinity
+from heterarch.policy.router import least_pending_tokens, least_queued, prefix_affinity
 from heterarch.sim import batch, cache, flow, heap
 from heterarch.sim.batch import (
     begin_iteration,
     blocks_of,
     cached_blocks,
+    decode_on,
     end_iteration,
     enqueue,
     free_blocks,
@@ -27,7 +28,7 @@ from heterarch.sim.batch import (
     start_decode,
 )
 from heterarch.sim.cache import keep_all, lookup
-from heterarch.sim.compiled import compiled, entry, fingerprint
+from heterarch.sim.compiled import bound, compiled, entry, fingerprint, inlined
 from heterarch.sim.flow import COMPLETED, FAILED, REJECTED, end_task, first_token, open_request
 from heterarch.sim.heap import drop_event, push_event
 from heterarch.sim.state import UNDECIDED, Event, PoolKind, State, Stop
@@ -51,6 +52,7 @@ _NEVER = float("inf")
 
 _least_pending_tokens = compiled(least_pending_tokens)
 _prefix_affinity = compiled(prefix_affinity)
+_least_queued = compiled(least_queued)
 
 
 @compiled
@@ -76,6 +78,8 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
         _arrived(s, t, tree, id_, now_s)
     elif kind == FIRST:
         first_token(s, t, id_, now_s)
+        later = max(t.rows[id_].output_tokens, 1) - 1
+        push_event(s.clock[0], s.events, now_s + t.rows[id_].tpot_s * later, DONE, id_)
     elif kind == DONE:
         _delay_done(s, t, id_, now_s)
     return True
@@ -111,27 +115,34 @@ def _too_long(s: Any, t: Any, tree: Any, task: int) -> bool:
     return bool(prompt > prefill.capacity or whole > decode.capacity)
 
 
-@compiled
+@inlined
 def _run_engine(s: Any, t: Any, tree: Any, e: int, kind: int, until_s: float, most: int) -> int:
     """Start engine ``e``, or end its iteration, and run on until another event comes first; iterations begun."""
     clock, engine = s.clock[0], s.engines[e]
+    runs = kind == ITERATION
     count = 0
-    if kind == ITERATION:
-        _harvest(s, t, tree, e, engine.end_s)
     while True:
-        count += 1
-        if engine.healthy == 0 or not begin_iteration(s, t, tree, e, clock.now_s):
-            engine.busy = 0
-            return count
         coming, _ = _next(s, t)
+        same = decode_on(s, tree, e, coming, until_s, most - count) if runs and engine.still and engine.healthy else 0
+        count += same
+        if same > 0:
+            clock.now_s = engine.started_s
+        else:
+            if runs:
+                _harvest(s, t, tree, e, clock.now_s)
+            runs = True
+            count += 1
+            if engine.healthy == 0 or not begin_iteration(s, t, tree, e, clock.now_s):
+                engine.busy = 0
+                return count
+            coming, _ = _next(s, t)
         if engine.end_s >= coming or engine.end_s > until_s or count >= most:
             push_event(clock, s.events, engine.end_s, ITERATION, e)
             return count
         clock.now_s = engine.end_s
-        _harvest(s, t, tree, e, engine.end_s)
 
 
-@compiled
+@inlined
 def _harvest(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
     end_iteration(s, e)
     task = next_finished(s, t, tree, e)
@@ -178,15 +189,16 @@ def _route(s: Any, t: Any, tree: Any, task: int, p: int, now_s: float) -> bool:
 def fill_view(s: Any, t: Any, tree: Any, task: int, p: int) -> None:
     """Write what a router sees of pool ``p`` into the scratch arrays."""
     first = s.pools[p].first
+    shares = t.rows[task].node >= 0
     for e in range(first, first + s.pools[p].engines):
-        engine = s.engines[e]
-        found = cached_blocks(s, t, tree, e, task) * tree.block_tokens
-        s.views[e].cached = min(found, t.rows[task].prompt_tokens)
-        s.views[e].pending = engine.unprefilled
-        s.views[e].decode = engine.context
-        s.views[e].queued = engine.queued
-        s.views[e].running = engine.running
-        s.views[e].healthy = engine.healthy != 0
+        engine, view = s.engines[e], s.views[e]
+        found = cached_blocks(s, t, tree, e, task) * tree.block_tokens if shares else 0
+        view.cached = min(found, t.rows[task].prompt_tokens)
+        view.pending = engine.unprefilled
+        view.decode = engine.context
+        view.queued = engine.queued
+        view.running = engine.running
+        view.healthy = engine.healthy != 0
 
 
 @compiled
@@ -208,7 +220,9 @@ def _decide(s: Any, t: Any, task: int, p: int, now_s: float) -> int:
     )
     if s.pools[p].router == 0:
         return _least_pending_tokens(view)
-    return _prefix_affinity(view)
+    if s.pools[p].router == 1:
+        return _prefix_affinity(view)
+    return _least_queued(view)
 
 
 @compiled
@@ -306,9 +320,7 @@ def _call_endpoint(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     engine.prompt_tokens += t.rows[task].prompt_tokens
     engine.cached_tokens += sequence.cached
     engine.output_tokens += output
-    first = start + t.rows[task].ttft_s
-    push_event(s.clock[0], s.events, first, FIRST, task)
-    push_event(s.clock[0], s.events, first + t.rows[task].tpot_s * (output - 1), DONE, task)
+    push_event(s.clock[0], s.events, start + t.rows[task].ttft_s, FIRST, task)
 
 
 @compiled
@@ -344,7 +356,7 @@ def _delay_done(s: Any, t: Any, task: int, now_s: float) -> None:
     end_task(s, t, task, now_s, COMPLETED, -1)
 
 
-@compiled
+@inlined
 def _step(s: Any, t: Any, tree: Any, now_s: float, root: bool, until_s: float, most: int) -> int:
     """Let the next event happen; how many iterations and events that were, 0 when Python must route."""
     clock = s.clock[0]
@@ -395,3 +407,8 @@ def advance(state: State, tasks: Tasks, tree: Prefixes, until_s: float, most_eve
         most_events: come back (as at UNTIL) after about so many events and iterations.
     """
     return Stop(_advance(state, tasks, tree, until_s, most_events))
+
+
+def advancer(state: State, tasks: Tasks, tree: Prefixes) -> Callable[[float, int], int]:
+    """:func:`advance` of this one world, for many short calls: (until_s, most_events) to the number of a Stop."""
+    return bound(_advance, state, tasks, tree)

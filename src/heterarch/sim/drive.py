@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from heterarch.errors import InputError
 from heterarch.policy.base import Router, RouterView
-from heterarch.sim.core import advance
-from heterarch.sim.state import State, Stop
+from heterarch.sim.core import advancer
+from heterarch.sim.state import VIEW, State, Stop
 from heterarch.sim.tasks import Prefixes, Tasks
 
 SLICE_EVENTS = 200_000  # between two looks at the keyboard
@@ -35,60 +35,52 @@ def drive(
     Raises:
         InputError: the router chose an engine that does not exist, or tasks wait for each other in a circle.
     """
+    advance = advancer(state, tasks, tree)
+    decide = None if router is None else _decider(state, tasks, router)
     try:
         while True:
-            stop = advance(state, tasks, tree, until_s, SLICE_EVENTS)
+            stop = advance(until_s, SLICE_EVENTS)
             if stop == Stop.ROUTE:
-                _decide(state, tasks, router)
-            elif stop == Stop.DONE:
+                if decide is None:
+                    raise InputError("the pools have no built-in router and no router was given")
+                decide()
+                continue
+            if stop == Stop.DONE:
                 return True
-            elif stop == Stop.STUCK:
+            if stop == Stop.STUCK:
                 raise InputError(
                     "tasks wait for each other, or an unhealthy engine holds them",
                     observed=f"{int(state.clock[0]['open_tasks'])} tasks never start",
                 )
-            elif _next_event_s(state, tasks) > until_s:
+            if _next_event_s(state, tasks) > until_s:
                 state.clock[0]["now_s"] = until_s
                 return False
-            if tick is not None and stop != Stop.ROUTE:
+            if tick is not None:
                 tick(state)
     except KeyboardInterrupt:
         return False
 
 
-def router_view(state: State, tasks: Tasks, task: int, pool: int) -> RouterView:
-    """What a router sees of ``pool`` for ``task``, from the scratch arrays that the core filled."""
-    a = int(state.pools[pool]["first"])
-    b = a + int(state.pools[pool]["engines"])
-    views = state.views[a:b]
-    return RouterView(
-        float(state.clock[0]["now_s"]),
-        int(tasks.rows["prompt_tokens"][task]),
-        int(state.last_engine[tasks.rows["session"][task], pool]),
-        views["age"],
-        views["cached"],
-        views["pending"],
-        views["decode"],
-        views["queued"],
-        views["running"],
-        views["healthy"],
-    )
-
-
-def _decide(state: State, tasks: Tasks, router: Router | None) -> None:
-    if router is None:
-        raise InputError("the pools have no built-in router and no router was given")
+def _decider(state: State, tasks: Tasks, router: Router) -> Callable[[], None]:
+    """What answers the core when it waits for ``router``; the arrays of the views are those that the core fills."""
     clock = state.clock[0]
-    task, pool = int(clock["route_task"]), int(clock["route_pool"])
-    row = int(router.decide(router_view(state, tasks, task, pool)))
-    engines = int(state.pools[pool]["engines"])
-    if not -1 <= row < engines:
-        raise InputError(
-            f"router {router.name!r} chose an engine that does not exist",
-            observed=row,
-            expected=f"0..{engines - 1}, or -1 for none",
-        )
-    clock["decision"] = row
+    prompt_tokens, sessions, last_engine = tasks.rows["prompt_tokens"], tasks.rows["session"], state.last_engine
+    pools = [state.views[a : a + n] for a, n in zip(state.pools["first"], state.pools["engines"], strict=True)]
+    columns = [tuple(views[name] for name in VIEW.names or ()) for views in pools]
+
+    def decide() -> None:
+        task, pool = clock["route_task"], clock["route_pool"]
+        last = int(last_engine[sessions[task], pool])
+        row = int(router.decide(RouterView(float(clock["now_s"]), int(prompt_tokens[task]), last, *columns[pool])))
+        if not -1 <= row < len(pools[pool]):
+            raise InputError(
+                f"router {router.name!r} chose an engine that does not exist",
+                observed=row,
+                expected=f"0..{len(pools[pool]) - 1}, or -1 for none",
+            )
+        clock["decision"] = row
+
+    return decide
 
 
 def _next_event_s(state: State, tasks: Tasks) -> float:

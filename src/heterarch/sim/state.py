@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from heterarch.cost.step import KNOTS, StepCost
-from heterarch.sim.tasks import Int64, Prefixes, Table, Tasks
+from heterarch.sim.tasks import Int32, Prefixes, Table, Tasks
 
 NONE = -1
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
@@ -104,52 +104,55 @@ ENGINE = np.dtype(
         ("preemptions", np.int64),
         ("peak_running", np.int64),
         ("transfer_tokens", np.int64),  # KV sent away
+        ("still", np.int64),  # the next iteration computes the same sequences, unless one of them ends
     ]
 )
 
 SEQUENCE = np.dtype(
     [
-        ("deps", np.int64),
-        ("status", np.int64),
-        ("next", np.int64),  # in a queue, or in the chain ``prefilled``
-        ("run_prev", np.int64),
-        ("run_next", np.int64),
-        ("engine", np.int64),  # that prefilled it, then that decodes it
-        ("target", np.int64),  # decode engine while the KV is on its way
-        ("first_engine", np.int64),
-        ("transferred", np.int64),
-        ("locked", np.int64),  # leaf of the path it holds, -1 none
-        ("restarts", np.int64),
-        ("need", np.int64),  # tokens to have in KV before the next token comes
-        ("done", np.int64),
-        ("covered", np.int64),  # blocks of the prompt computed or found
-        ("held", np.int64),  # blocks that are its own
-        ("left", np.int64),  # tokens still to generate
-        ("owed", np.int64),  # what it adds to the engine's ``unprefilled``
-        ("from_iteration", np.int64),  # first decode iteration, and the context there
-        ("from_context", np.int64),
-        ("cached", np.int64),  # tokens found at its first admission
+        ("deps", np.int32),
+        ("status", np.int8),
+        ("transferred", np.int8),
+        ("restarts", np.int16),
+        ("next", np.int32),  # in a queue, or in the chain ``prefilled``
+        ("run_prev", np.int32),
+        ("run_next", np.int32),
+        ("engine", np.int32),  # that prefilled it, then that decodes it
+        ("target", np.int32),  # decode engine while the KV is on its way
+        ("first_engine", np.int32),
+        ("locked", np.int32),  # leaf of the path it holds, -1 none
+        ("need", np.int32),  # tokens to have in KV before the next token comes
+        ("done", np.int32),
+        ("covered", np.int32),  # blocks of the prompt computed or found
+        ("held", np.int32),  # blocks that are its own
+        ("left", np.int32),  # tokens still to generate
+        ("owed", np.int32),  # what it adds to the engine's ``unprefilled``
+        ("from_iteration", np.int32),  # first decode iteration, and the context there
+        ("from_context", np.int32),
+        ("cached", np.int32),  # tokens found at its first admission
         ("submitted_s", np.float64),
         ("scheduled_s", np.float64),
         ("first_s", np.float64),
         ("arrived_s", np.float64),  # its KV on the decode engine
         ("finish_s", np.float64),
-    ]
+    ],
+    align=True,
 )
 
 REQUEST_STATE = np.dtype(
     [
-        ("left", np.int64),
-        ("status", np.int64),
-        ("reason", np.int64),
+        ("left", np.int32),
+        ("status", np.int8),
+        ("reason", np.int8),
         ("release_s", np.float64),
         ("finish_s", np.float64),
-    ]
+    ],
+    align=True,
 )
 
 NODE = np.dtype([("resident", np.int32), ("refs", np.int32), ("older", np.int32), ("newer", np.int32)])
-EVENT = np.dtype([("time_s", np.float64), ("order", np.int64), ("kind", np.int64), ("id", np.int64)])
-FINISH = np.dtype([("iteration", np.int64), ("task", np.int64)])
+EVENT = np.dtype([("time_s", np.float64), ("order", np.int64), ("kind", np.int32), ("id", np.int32)])
+FINISH = np.dtype([("iteration", np.int32), ("task", np.int32)])
 VIEW = np.dtype(
     [
         ("age", np.float64),
@@ -188,11 +191,11 @@ class State(NamedTuple):
     sequences: Table  # [n]
     requests: Table  # [R]
     nodes: Table  # [caches, N]
-    events: Table  # heap
+    events: Table  # heap: at most one per task, and two per engine
     finishes: Table  # [E, seats] heaps by iteration
-    crossing: Int64  # [E, block_tokens] decodes that need a block at this iteration modulo block size
-    roots: Int64  # tasks without predecessors, by time
-    last_engine: Int64  # [sessions, P] row within the pool that served the session last, -1 none
+    crossing: Int32  # [E, block_tokens] decodes that need a block at this iteration modulo block size
+    roots: Int32  # tasks without predecessors, by time
+    last_engine: Int32  # [sessions, P] row within the pool that served the session last, -1 none
     views: Table  # [E] what a router sees, filled before each decision
 
 
@@ -221,11 +224,11 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool) -> St
         sequences=_sequences(tasks),
         requests=_requests(tasks),
         nodes=nodes,
-        events=np.zeros(2 * len(tasks.rows) + count + 8, EVENT),
+        events=np.zeros(len(tasks.rows) + 2 * count + 8, EVENT),
         finishes=np.zeros((count, seats), FINISH),
-        crossing=np.zeros((count, tree.block_tokens), np.int64),
-        roots=ready[np.argsort(at, kind="stable")].astype(np.int64),
-        last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int64),
+        crossing=np.zeros((count, tree.block_tokens), np.int32),
+        roots=ready[np.argsort(at, kind="stable")].astype(np.int32),
+        last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int32),
         views=np.zeros(count, VIEW),
     )
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from heterarch.errors import InputError
 
 Int32 = NDArray[np.int32]
-Int64 = NDArray[np.int64]
 Table = Any  # a record array; its fields are attributes in compiled code
 
 
@@ -26,29 +25,30 @@ class TaskKind(IntEnum):
 #: one row per task; it is submitted ``delay_s`` after its last predecessor and its ``release_s``
 TASK = np.dtype(
     [
-        ("kind", np.int64),  # TaskKind
+        ("kind", np.int32),  # TaskKind
         ("release_s", np.float64),  # earliest start
         ("delay_s", np.float64),  # idle time between "predecessors done" and submission: a gap, think time
         ("service_s", np.float64),  # of a DELAY
-        ("request", np.int64),  # agent request that the task belongs to
-        ("session", np.int64),
-        ("op", np.int64),  # op of the flat program, -1 for none
-        ("prompt_tokens", np.int64),
-        ("output_tokens", np.int64),
-        ("node", np.int64),  # leaf of the prompt in the prefix tree, -1 when nothing can be shared
-        ("node_out", np.int64),  # leaf after the answer is appended, -1 when unknown
-        ("prefill_pool", np.int64),  # of a GENERATE; of a DELAY, its tool pool or -1
-        ("decode_pool", np.int64),  # equal to prefill_pool on mixed engines and endpoints
+        ("request", np.int32),  # agent request that the task belongs to
+        ("session", np.int32),
+        ("op", np.int32),  # op of the flat program, -1 for none
+        ("prompt_tokens", np.int32),
+        ("output_tokens", np.int32),
+        ("node", np.int32),  # leaf of the prompt in the prefix tree, -1 when nothing can be shared
+        ("node_out", np.int32),  # leaf after the answer is appended, -1 when unknown
+        ("prefill_pool", np.int32),  # of a GENERATE; of a DELAY, its tool pool or -1
+        ("decode_pool", np.int32),  # equal to prefill_pool on mixed engines and endpoints
         ("ttft_s", np.float64),  # sampled latency on an endpoint
         ("tpot_s", np.float64),
-        ("deps", np.int64),  # number of predecessors
-        ("first_edge", np.int64),  # its successors are edges[first_edge:end_edge]
-        ("end_edge", np.int64),
-    ]
+        ("deps", np.int32),  # number of predecessors
+        ("first_edge", np.int32),  # its successors are edges[first_edge:end_edge]
+        ("end_edge", np.int32),
+    ],
+    align=True,
 )
 #: ``at_first``: the successor may start at the first token instead of the end
-EDGE = np.dtype([("task", np.int64), ("at_first", np.int64)])
-RUN = np.dtype([("parent", np.int64), ("blocks", np.int64), ("end", np.int64)])
+EDGE = np.dtype([("task", np.int32), ("at_first", np.int32)])
+RUN = np.dtype([("parent", np.int32), ("blocks", np.int32), ("end", np.int32)])
 _MINUS_ONE = ("op", "node", "node_out", "prefill_pool", "decode_pool")
 _DERIVED = ("deps", "first_edge", "end_edge")
 

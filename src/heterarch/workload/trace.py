@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from heterarch.errors import InputError, TraceError, Where
@@ -171,7 +170,7 @@ def _read(path: Path, rate_per_s: float | None, seed: int) -> Calls:
             where=Where(str(path)),
             expected="a file named .jsonl, .jsonl.gz, .csv or .parquet",
         )
-    rows: pa.Table = table.load(path)
+    rows = table.load(path)
     if {"prefix_of", "prefix_blocks"} & set(rows.column_names):
         return weka.read(path, rows)
     return table.read(path, rows, _poisson(rate_per_s, rows.num_rows, seed))

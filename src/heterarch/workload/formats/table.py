@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 from numpy.typing import NDArray
 
 from heterarch.errors import TraceError, Where
 from heterarch.workload.formats.base import Calls, open_calls, refuse, require_calls, require_columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: column names of each form: arrival, prompt tokens, output tokens
 FORMS = {
@@ -29,6 +28,10 @@ def load(path: Path) -> pa.Table:
     Raises:
         TraceError: the file is not what its suffix says.
     """
+    import pyarrow as pa  # only where there is a table to read
+    import pyarrow.csv
+    import pyarrow.parquet
+
     try:
         return pa.csv.read_csv(path) if path.suffix == ".csv" else pa.parquet.read_table(path)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -81,6 +84,8 @@ def known_numbers(path: Path, table: pa.Table, column: str) -> NDArray[np.float6
     Raises:
         TraceError: the column is not numeric.
     """
+    import pyarrow as pa
+
     values = table[column]
     if not (_numeric(values.type) or pa.types.is_null(values.type)):
         raise TraceError(f"column {column} must be numbers", observed=str(values.type), where=Where(str(path)))
@@ -114,6 +119,9 @@ def seconds(path: Path, table: pa.Table, column: str, row: NDArray[np.int64]) ->
 
 
 def _timestamps(path: Path, values: Any, column: str) -> NDArray[np.datetime64]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         values = pc.replace_substring_regex(values, r"(Z|\+00:00)$", "")
     try:
@@ -123,4 +131,6 @@ def _timestamps(path: Path, values: Any, column: str) -> NDArray[np.datetime64]:
 
 
 def _numeric(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))

@@ -7,15 +7,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from heterarch.errors import TraceError, Where
 from heterarch.workload.formats.base import Calls, refuse, require_calls, require_columns
 from heterarch.workload.formats.table import known_numbers, load, numbers, whole_numbers
 from heterarch.workload.prefix import prefix_relation, prefix_tree
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COLUMNS = (
     "trace", "i", "parent", "kind", "t_s", "prompt_tokens", "output_tokens", "n_blocks", "prefix_blocks", "prefix_of",
@@ -42,7 +45,7 @@ def read(path: Path, table: pa.Table) -> Calls:
     start = _subagent_start(path, table, session, marker, row)
     keep = np.flatnonzero(~marker)
     require_calls(path, len(keep))
-    table, row, session = table.take(pa.array(keep)), row[keep], session[keep]
+    table, row, session = table.take(keep), row[keep], session[keep]
     time_s = numbers(path, table, "t_s", row) + start[keep]
     agent = whole_numbers(path, table, "parent", row)
     _refuse_going_back(path, session, agent, time_s, row)
@@ -68,7 +71,7 @@ def read(path: Path, table: pa.Table) -> Calls:
 
 def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
     """[rows] 0, 1, ... for each different value, in the order of the file."""
-    codes: NDArray[np.int64] = column.combine_chunks().dictionary_encode().indices.cast(pa.int64()).to_numpy()
+    codes: NDArray[np.int64] = column.combine_chunks().dictionary_encode().indices.cast("int64").to_numpy()
     return codes
 
 
