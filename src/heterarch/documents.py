@@ -31,6 +31,7 @@ KINDS = {
     "fleet": ("name, site, devices", "heterarch plan AGENT --fleet FILE"),
     "workload": ("name, arrivals, call", "heterarch plan AGENT --workload FILE"),
     "slo": ("slo", "heterarch plan AGENT --slo FILE"),
+    "faults": ("changes, random", "heterarch simulate PLAN --faults FILE"),
     "plan": ("pools, placement", "heterarch simulate FILE, or heterarch run FILE"),
 }
 

@@ -78,7 +78,8 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     engine.busy = 1 if tokens > 0 else 0
     if tokens > 0:
         engine.started_s = now_s
-        engine.end_s = now_s + step_seconds(_cost(pool), tokens, pairs, engine.decodes, engine.context)
+        seconds = step_seconds(_cost(pool), tokens, pairs, engine.decodes, engine.context)
+        engine.end_s = now_s + seconds * engine.slowness
     return bool(tokens > 0)
 
 

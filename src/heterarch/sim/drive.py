@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from heterarch.errors import InputError
 from heterarch.policy.base import Router, RouterView
+from heterarch.sim.change import Changes
 from heterarch.sim.core import advance
 from heterarch.sim.state import State, Stop
 from heterarch.sim.tasks import Prefixes, Tasks
@@ -21,6 +22,7 @@ def drive(
     until_s: float = math.inf,
     router: Router | None = None,
     tick: Callable[[State], None] | None = None,
+    changes: Changes | None = None,
 ) -> bool:
     """Run ``state`` to its end or to ``until_s``; True when it ended, False when it was stopped before.
 
@@ -31,17 +33,21 @@ def drive(
         until_s: seconds of simulated time.
         router: a router in Python for the pools without a built-in one.
         tick: called after every slice.
+        changes: faults and changes that are due during the run.
 
     Raises:
         InputError: the router chose an engine that does not exist, or tasks wait for each other in a circle.
     """
     try:
         while True:
-            stop = advance(state, tasks, tree, until_s, SLICE_EVENTS)
+            change_s = math.inf if changes is None else changes.next_s
+            stop = advance(state, tasks, tree, min(until_s, change_s), SLICE_EVENTS)
             if stop == Stop.ROUTE:
                 _decide(state, tasks, router)
             elif stop == Stop.DONE:
                 return True
+            elif changes is not None and change_s <= until_s and _is_quiet(state, tasks, stop, change_s):
+                changes.apply()
             elif stop == Stop.STUCK:
                 raise InputError(
                     "tasks wait for each other, or an unhealthy engine holds them",
@@ -88,7 +94,14 @@ def _decide(state: State, tasks: Tasks, router: Router | None) -> None:
             observed=row,
             expected=f"0..{engines - 1}, or -1 for none",
         )
+    if row >= 0 and not state.views["healthy"][int(state.pools[pool]["first"]) + row]:
+        raise InputError(f"router {router.name!r} chose an engine that is not healthy", observed=row)
     clock["decision"] = row
+
+
+def _is_quiet(state: State, tasks: Tasks, stop: Stop, until_s: float) -> bool:
+    """Whether nothing more happens up to ``until_s``."""
+    return stop == Stop.STUCK or _next_event_s(state, tasks) > until_s
 
 
 def _next_event_s(state: State, tasks: Tasks) -> float:
