@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -66,7 +68,7 @@ def assert_blocks_add_up(state):
         if pools["kind"][engine["pool"]] != 0:
             continue
         mine = state.sequences["engine"] == row
-        held = int(state.sequences["held"][mine].sum())
+        held = int(state.sequences["held"][mine].sum()) + grown(state, row)
         kept = state.nodes[engine["cache"]] if engine["cache"] >= 0 else None
         used = 0 if kept is None else int(kept["resident"][kept["refs"] > 0].sum())
         idle = 0 if kept is None else int(kept["resident"][kept["refs"] == 0].sum())
@@ -77,6 +79,14 @@ def assert_blocks_add_up(state):
             assert engine["unprefilled"] == engine["decodes"] == engine["context"] == 0
             assert engine["queued"] == engine["running"] == engine["finishes"] == 0
             assert not state.crossing[row].any()
+
+
+def grown(state, row):
+    """Blocks that decodes took since they began, the iteration under way included."""
+    engine, size = state.engines[row], state.crossing.shape[1]
+    decoding = state.sequences[state.finishes[row, : engine["finishes"]]["task"]]
+    context = decoding["from_context"] + engine["iteration"] - decoding["from_iteration"] + engine["busy"] - 1
+    return int((-(-context // size) + decoding["need"] // -size).sum())
 
 
 # Crashes
@@ -263,11 +273,11 @@ def test_fewer_engines_end_what_they_have():
 def test_spot_engines_drain_after_notice_and_come_back():
     spot = Spot(pool="llm", available=[4, 2, 4], gap_s=100.0, notice_s=30.0)
     assert engine_levels(spot, 2) == [(0.0, 2), (100.0, 1), (200.0, 2)]
-    work = calls_of([20] * 4, [50] * 4, [60.0, 60.0, 75.0, 215.0])
+    work = calls_of([20] * 5, [50] * 5, [60.0, 60.0, 75.0, 215.0, 215.0])
     state, agenda = disturbed([mixed(engines=2, start_s=10.0)], work, spot)
     # the call of 60 s on the engine that goes is lost at 100; that of 75 s stays away from it; back at 210
     assert state.losses.sum() == 1
-    assert state.sequences["engine"].tolist() == [0, 0, 0, 1]
+    assert state.sequences["engine"].tolist() == [0, 0, 0, 0, 1]
     time = agenda.times(0.0, 300.0)[0]
     assert (time.up_s, time.down_s, time.paid_s) == (600 - 110, 110, 500)
 
@@ -284,24 +294,17 @@ def test_real_spot_traces(shared_data):
     spot = Spot(pool="llm", file=file, collection="aws-08-27-2023", zone="us-west-2a", notice_s=120)
     with pytest.raises(InputError):
         engine_levels(spot.model_copy(update={"zone": "nowhere"}), 4)
-    zones = ("us-east-2a", "us-east-2b", "us-west-2a", "us-west-2b", "us-west-2c", "us-east-1a")
-    tried = 0
-    for zone in zones:
+    for zone in ("us-east-2b", "us-west-2a", "us-west-2c"):
         spot = spot.model_copy(update={"zone": zone})
-        try:
-            levels = engine_levels(spot, 8)
-        except InputError:
-            continue
-        tried += 1
+        levels = engine_levels(spot, 8)
         assert all(0 <= level <= 8 for _, level in levels)
         rng = np.random.default_rng(1)
-        n = 400
-        work = calls_of(rng.integers(10, 60, n), rng.integers(1, 900, n), np.sort(rng.uniform(0, levels[-1][0] + 1, n)))
+        n, end = 400, min(levels[-1][0] + 1, 200_000.0)
+        work = calls_of(rng.integers(10, 60, n), rng.integers(1, 900, n), np.sort(rng.uniform(0, end, n)))
         state, agenda = disturbed([mixed(engines=8, start_s=60.0)], work, spot, max_attempts=5)
         assert (state.sequences["status"] != Status.UNFINISHED).all()
         assert agenda.times(0.0, float(state.clock["now_s"][0]))[0].up_s > 0
         assert_blocks_add_up(state)
-    assert tried >= 2
 
 
 # Another plan
@@ -461,16 +464,18 @@ def random_schedule(seed, plan):
 
 
 def check_random(seed, monkeypatch):
-    from heterarch.sim import simulate
-
     states = []
-    real = simulate.new_state
-    monkeypatch.setattr(simulate, "new_state", lambda *args: states.append(real(*args)) or states[-1])
     plan, flat, source = random_world(seed)
     faults = random_schedule(seed, plan)
     until = 40.0 if seed % 7 == 0 else None
     options = {"requests": 12, "seed": seed, "faults": faults, "until_s": until, "replay": None}
-    done = run_simulation(plan, flat, source, **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            importlib.import_module("heterarch.sim.simulate"),
+            "new_state",
+            lambda *args: states.append(new_state(*args)) or states[-1],
+        )
+        done = run_simulation(plan, flat, source, **options)
     for part in (done.report.requests, done.report.calls):
         assert part.offered == part.completed + part.rejected + part.failed + part.unfinished
     assert sum(done.report.reasons.values()) == done.report.requests.failed + done.report.requests.rejected

@@ -82,7 +82,8 @@ class Changes:
         self._ready_s: dict[tuple[int, int], float] = {}
         self._slow_until_s: dict[int, float] = {}
         self._closing: set[int] = set()
-        self._taken: dict[int, list[int]] = {}
+        self._noticed: list[list[int]] = [[] for _ in self.pools]  # rows that spot takes, that it has taken
+        self._taken: list[list[int]] = [[] for _ in self.pools]
 
     @property
     def reserved(self) -> list[Pool]:
@@ -249,24 +250,24 @@ class Changes:
 
     def _notice(self, pool: int, engines: int, take_s: float, at_s: float) -> None:
         """The last ``engines`` engines drain until they are taken at ``take_s``."""
-        marked = self._taken.setdefault(pool, [])
-        rows = [row for row in self._uptime.rows(pool, _WANTED) if row not in marked][-engines:]
+        rows = [row for row in self._uptime.rows(pool, _WANTED) if row not in self._noticed[pool]][-engines:]
         for row in rows:
             if self._uptime.phase(pool, row) == Phase.UP:
                 self._uptime.mark(pool, row, Phase.DRAINING, at_s)
                 self._state.engines["healthy"][self._first(pool) + row] = Health.DRAINING
-        marked.extend(rows)
+        self._noticed[pool] += rows
         self._at(take_s, partial(self._take, pool, rows))
 
     def _take(self, pool: int, rows: Sequence[int], at_s: float) -> None:
         self._lose(pool, [row for row in rows if self._uptime.phase(pool, row) in SERVING])
         for row in rows:
             self._uptime.mark(pool, row, Phase.GONE, at_s)
+            self._noticed[pool].remove(row)
+            self._taken[pool].append(row)
 
     def _bring_back(self, pool: int, engines: int, at_s: float) -> None:
-        taken = self._taken.get(pool, [])
-        self._taken[pool] = taken[engines:]
-        for row in taken[:engines]:
+        back, self._taken[pool] = self._taken[pool][:engines], self._taken[pool][engines:]
+        for row in back:
             self._start(pool, row, Phase.DOWN, at_s)
 
     # Another plan

@@ -48,7 +48,7 @@ def drive(
                 return True
             elif changes is not None and change_s <= until_s and _is_quiet(state, tasks, stop, change_s):
                 changes.apply()
-            elif stop == Stop.STUCK:
+            elif stop == Stop.STUCK and math.isinf(change_s):
                 raise InputError(
                     "tasks wait for each other, or an unhealthy engine holds them",
                     observed=f"{int(state.clock[0]['open_tasks'])} tasks never start",
@@ -100,8 +100,8 @@ def _decide(state: State, tasks: Tasks, router: Router | None) -> None:
 
 
 def _is_quiet(state: State, tasks: Tasks, stop: Stop, until_s: float) -> bool:
-    """Whether nothing more happens up to ``until_s``."""
-    return stop == Stop.STUCK or _next_event_s(state, tasks) > until_s
+    """Whether there is work left, and nothing more happens to it up to ``until_s``."""
+    return stop == Stop.STUCK or state.clock[0]["open_tasks"] > 0 and _next_event_s(state, tasks) > until_s
 
 
 def _next_event_s(state: State, tasks: Tasks) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 from heterarch.errors import InputError
 from heterarch.sim.faults import Spot
@@ -38,33 +37,42 @@ def read_spot(spot: Spot) -> Spot:
     Raises:
         InputError: no such file, no such columns, or not exactly one trace of that collection and zone.
     """
-    rows = _rows(spot.file)
-    mine = [row for row in rows if spot.collection in ("", row[0]) and spot.zone in ("", row[1])]
-    traces = sorted({(row[0], row[1]) for row in mine})
+    import pyarrow.compute as pc
+
+    table = _table(spot.file)
+    for name in ("collection", "zone"):
+        if getattr(spot, name):
+            table = table.filter(pc.equal(pc.cast(table[name], "string"), getattr(spot, name)))
+    traces = _traces(table)
     if len(traces) != 1:
-        names = sorted({(row[0], row[1]) for row in rows})
         raise InputError(
             "the file of spot nodes must be told which trace is meant",
             observed=f"collection {spot.collection or 'any'}, zone {spot.zone or 'any'}: {len(traces)} traces",
-            expected="; ".join(f"{collection} {zone}" for collection, zone in names),
+            expected="; ".join(_traces(_table(spot.file))),
             where=spot.file,
         )
-    mine.sort(key=lambda row: row[4])
-    told = {"available": [row[5] for row in mine], "nodes": mine[0][2], "gap_s": float(mine[0][3]), "file": ""}
+    table = table.sort_by("tick")
+    told = {"available": table["available"].to_pylist(), "file": ""}
+    told |= {"nodes": table["nodes"][0].as_py(), "gap_s": float(table["gap_s"][0].as_py())}
     return spot.model_copy(update=told)
 
 
-def _rows(file: str) -> Sequence[tuple[str, str, int, float, int, int]]:
+def _traces(table: Any) -> list[str]:
+    found = table.group_by(["collection", "zone"]).aggregate([]).to_pylist()
+    return sorted(f"{row['collection']} {row['zone']}" for row in found)
+
+
+def _table(file: str) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(Path(file), columns=list(COLUMNS))
+        table = pq.read_table(file, columns=list(COLUMNS))
     except (OSError, pa.ArrowInvalid) as error:
+        raise InputError("cannot read spot nodes", observed=str(error), where=file) from None
+    missing = sorted(set(COLUMNS) - set(table.column_names))
+    if missing:
         raise InputError(
-            "cannot read spot nodes", observed=str(error), expected=", ".join(COLUMNS), where=file
-        ) from None
-    if table.num_columns < len(COLUMNS):
-        raise InputError("columns are missing", observed=", ".join(table.column_names), expected=", ".join(COLUMNS),
-                         where=file)  # fmt: skip
-    return list(zip(*(table.column(name).to_pylist() for name in COLUMNS), strict=True))
+            "columns are missing", observed=", ".join(missing), expected=", ".join(COLUMNS), where=file
+        )
+    return table
