@@ -435,7 +435,11 @@ def random_world(seed):
     size["kv_tokens"] *= 2
     where = {"shell": "tools"}
     if kind == 2:
-        return plan_of([mixed(engines=2, **size), tools(servers=2)], placed("step") | where), agent_loop(3).build(), work
+        return (
+            plan_of([mixed(engines=2, **size), tools(servers=2)], placed("step") | where),
+            agent_loop(3).build(),
+            work,
+        )
     pools = [*apart(2, 2, **size), tools(servers=2)]
     return plan_of(pools, placed("step", pool="p", decode="d") | where), agent_loop(3).build(), work
 
@@ -455,7 +459,9 @@ def random_schedule(seed, plan):
     ]
     if rng.integers(0, 2):
         levels = rng.integers(0, 3, 8).tolist()
-        changes.append(Spot(pool=pool.name, available=levels, nodes=2, gap_s=13.0, notice_s=float(rng.choice([0, 5, 30]))))
+        changes.append(
+            Spot(pool=pool.name, available=levels, nodes=2, gap_s=13.0, notice_s=float(rng.choice([0, 5, 30])))
+        )
     if rng.integers(0, 3) == 0:
         pools = [p.model_copy(update={"concurrency": 5}) for p in plan.pools]
         changes.append(Switch(at_s=at[3], plan=plan.model_copy(update={"pools": pools})))

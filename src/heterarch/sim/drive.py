@@ -101,7 +101,7 @@ def _decide(state: State, tasks: Tasks, router: Router | None) -> None:
 
 def _is_quiet(state: State, tasks: Tasks, stop: Stop, until_s: float) -> bool:
     """Whether there is work left, and nothing more happens to it up to ``until_s``."""
-    return stop == Stop.STUCK or state.clock[0]["open_tasks"] > 0 and _next_event_s(state, tasks) > until_s
+    return stop == Stop.STUCK or (state.clock[0]["open_tasks"] > 0 and _next_event_s(state, tasks) > until_s)
 
 
 def _next_event_s(state: State, tasks: Tasks) -> float:

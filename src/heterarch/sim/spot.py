@@ -72,7 +72,5 @@ def _table(file: str) -> Any:
         raise InputError("cannot read spot nodes", observed=str(error), where=file) from None
     missing = sorted(set(COLUMNS) - set(table.column_names))
     if missing:
-        raise InputError(
-            "columns are missing", observed=", ".join(missing), expected=", ".join(COLUMNS), where=file
-        )
+        raise InputError("columns are missing", observed=", ".join(missing), expected=", ".join(COLUMNS), where=file)
     return table
