@@ -167,7 +167,9 @@ def _kind_of(data: Mapping[Any, Any]) -> str | None:
 
 
 def _article(kind: str) -> str:
-    return f"an {kind}" if kind == "agent" else {"slo": "an SLO file", "faults": "a file of faults"}.get(kind, f"a {kind}")
+    return (
+        f"an {kind}" if kind == "agent" else {"slo": "an SLO file", "faults": "a file of faults"}.get(kind, f"a {kind}")
+    )
 
 
 def _sentence(error: MarkedYAMLError) -> str:
