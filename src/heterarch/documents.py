@@ -31,6 +31,7 @@ KINDS = {
     "fleet": ("name, site, devices", "heterarch plan AGENT --fleet FILE"),
     "workload": ("name, arrivals, call", "heterarch plan AGENT --workload FILE"),
     "slo": ("slo", "heterarch plan AGENT --slo FILE"),
+    "faults": ("changes, random", "heterarch simulate PLAN --faults FILE"),
     "plan": ("pools, placement", "heterarch simulate FILE, or heterarch run FILE"),
 }
 
@@ -166,7 +167,9 @@ def _kind_of(data: Mapping[Any, Any]) -> str | None:
 
 
 def _article(kind: str) -> str:
-    return f"an {kind}" if kind == "agent" else "an SLO file" if kind == "slo" else f"a {kind}"
+    return (
+        f"an {kind}" if kind == "agent" else {"slo": "an SLO file", "faults": "a file of faults"}.get(kind, f"a {kind}")
+    )
 
 
 def _sentence(error: MarkedYAMLError) -> str:

@@ -12,6 +12,7 @@ import jsonschema
 import pyarrow.parquet
 import pytest
 
+from heterarch.plan.store import load_plan
 from heterarch.report.schema import Report
 
 from .conftest import LOADS, Command
@@ -223,3 +224,49 @@ def test_files_that_are_no_plan(here: Path, heterarch: Command) -> None:
     heterarch("simulate", "absent.yaml", code=2, says=("absent.yaml: cannot read the file",))
     says = ("answer.yaml:1:1: the file is not a plan", "observed: heterarch: agent", "expected: heterarch: plan")
     heterarch("simulate", "answer.yaml", code=2, says=says)
+
+
+FAULTS = """heterarch: faults
+changes:
+  - {kind: engine-crash, at_s: 5, pool: POOL, repair_s: 3}
+"""
+
+
+def llm_pool(plan: Path) -> str:
+    return next(pool.name for pool in load_plan(plan).pools if pool.role in ("mixed", "decode"))
+
+
+def test_faults_from_a_file(here: Path, small_plan: Path, heterarch: Command) -> None:
+    name = llm_pool(small_plan)
+    (here / "faults.yaml").write_text(FAULTS.replace("POOL", name))
+    args = ("simulate", small_plan, "--requests", 100, "--faults", "faults.yaml", "--json")
+    report = heterarch(*args).data
+    pool = next(pool for pool in report["pools"] if pool["name"] == name)
+    assert pool["engines_lost"] == 1
+    assert 0 < pool["availability"] < 1
+    assert pool["downtime_s"] > 0
+    ended = report["requests"]
+    assert ended["offered"] == sum(ended[key] for key in ("completed", "rejected", "failed", "unfinished")) == 100
+    assert heterarch(*args).data == report
+
+
+def test_random_faults(small_plan: Path, heterarch: Command) -> None:
+    args = ("simulate", small_plan, "--requests", 50, "--faults", "random", "--mtbf-s", 20, "--mttr-s", 1)
+    assert sum(pool["engines_lost"] for pool in heterarch(*args, "--json").data["pools"]) > 0
+    assert "started again" in heterarch(*args).out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--faults", "random"), "need a rate"),
+        (("--mtbf-s", 20), "need a rate"),
+        (("--faults", "nothing.yaml"), "cannot read the file"),
+        (("--faults", "wrong.yaml"), "unknown pool 'POOL'"),
+        (("--faults", "plan.yaml"), "a file of faults was expected"),
+    ],
+)
+def test_wrong_faults(options: tuple[str, ...], said: str, here: Path, small_plan: Path, heterarch: Command) -> None:
+    (here / "wrong.yaml").write_text(FAULTS)
+    (here / "plan.yaml").write_text(small_plan.read_text())
+    assert said in heterarch("simulate", small_plan, *options, code=2).err

@@ -17,6 +17,7 @@ SCHEMAS = {
     "fleet": "heterarch.catalog.fleet:Fleet",
     "workload": "heterarch.workload.profile:Workload",
     "slo": "heterarch.report.slo:SLODocument",
+    "faults": "heterarch.sim.faults:Faults",
     "plan": "heterarch.plan.document:Plan",
     "report": "heterarch.report.schema:Report",
 }

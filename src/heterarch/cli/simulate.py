@@ -12,10 +12,11 @@ from heterarch.catalog.catalog import Catalog
 from heterarch.cli.output import JSON_HELP, OVERLAY_HELP, above_zero, console, file_to_write, note, print_json
 from heterarch.cli.pipeline import flat_of
 from heterarch.documents import write_text
-from heterarch.errors import Interrupted
+from heterarch.errors import InputError, Interrupted
 from heterarch.plan.store import check_plan, load_plan
 from heterarch.report.records import write_parquet
 from heterarch.report.render import render_report
+from heterarch.sim.faults import Faults, Rates, load_faults
 from heterarch.sim.simulate import Simulation, run_simulation
 from heterarch.workload.arrivals import arrival_times
 from heterarch.workload.profile import Arrivals, Workload, load_workload
@@ -43,6 +44,11 @@ def simulate(
     router: str | None = typer.Option(
         None, help="prefix-affinity, least-pending-tokens or least-queued; default: the plan's."
     ),
+    faults: str = typer.Option("", help="What fails or is changed: a file, or `random` for crashes of engines."),
+    mtbf_s: float | None = typer.Option(
+        None, help="Of random faults: mean seconds between crashes of one engine.", callback=above_zero
+    ),
+    mttr_s: float = typer.Option(0.0, min=0.0, help="Of random faults: mean seconds until an engine starts again."),
     until: float | None = typer.Option(None, help="Stop at this simulated time, seconds.", callback=above_zero),
     seed: int = typer.Option(0, min=0, help="Seed of every draw; the same seed gives the same bytes."),
     output: Path | None = typer.Option(
@@ -67,10 +73,23 @@ def simulate(
         source = source.at_rate(rate) if rate is not None else source
     done = run_simulation(
         made, flat_of(made, str(plan)), source, seed=seed, requests=requests, until_s=until, router=router, cache=cache,
-        replay=replay, call=call, progress=progress and not as_json,
+        replay=replay, call=call, faults=faults_of(faults, mtbf_s, mttr_s, seed), progress=progress and not as_json,
     )  # fmt: skip
     publish(done, as_json, output=output, parquet=parquet, plot=plot)
     raise typer.Exit(Interrupted.exit_code if done.interrupted else 0)
+
+
+def faults_of(faults: str, mtbf_s: float | None, mttr_s: float, seed: int) -> Faults | None:
+    """What ``--faults`` means; None where it is not given.
+
+    Raises:
+        InputError: not a file of faults, or random faults without a rate, or a rate without them.
+    """
+    if (faults == "random") != (mtbf_s is not None):
+        raise InputError("random faults need a rate", expected="--faults random together with --mtbf-s SECONDS")
+    if mtbf_s is not None:
+        return Faults(random=Rates(engine_mtbf_s=mtbf_s, engine_mttr_s=mttr_s, seed=seed))
+    return load_faults(faults) if faults else None
 
 
 def placed_in_time(trace: Trace, rate: float | None, seed: int) -> Trace:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 import numpy as np
 
 import heterarch
+from heterarch.cost.cold_start import cold_start_s
 from heterarch.cost.energy import engine_power_w
 from heterarch.cost.engine import step_source
 from heterarch.cost.transfer import RDMA_LATENCY_S, RDMA_SHARE
@@ -111,8 +112,9 @@ def _endpoint_pool(placement: Placement, candidate: Candidate, name: str) -> Poo
 def _engine_pool(placement: Placement, candidate: Candidate, name: str, count: int) -> Pool:
     assert candidate.point is not None
     assert candidate.model is not None
-    point = placement.points[candidate.key]
-    engine = point.engine.expected
+    assert candidate.supply is not None
+    point, planned = placement.points[candidate.key], candidate.point
+    engine = planned.engine.expected
     config = engine.config
     nic = (config.device.nic_bytes_per_s or 0.0) * RDMA_SHARE * config.devices
     return Pool(
@@ -135,6 +137,8 @@ def _engine_pool(placement: Placement, candidate: Candidate, name: str, count: i
         transfer_latency_s=RDMA_LATENCY_S if candidate.role != "mixed" else 0.0,
         usd_per_engine_h=engine.usd_per_h,
         watts_per_engine=_watts(candidate.model, point),
+        start_s=round(cold_start_s(config.model.weight_bytes(config.dtype)), 1),
+        engines_per_server=max(1, candidate.supply.server_devices // config.devices),
         step=StepPart.of(engine.cost),
     )
 

@@ -106,7 +106,8 @@ class Pool(_Part):
 
     ``concurrency``: most sequences an engine runs at once (for a tool pool: most tasks at once per engine).
     ``context_tokens``: most tokens of one sequence, prompt and answer; longer chats are compacted (0: no limit).
-    ``kv_tokens``: KV capacity per engine. ``usd_per_engine_h`` under the plan's accounting.
+    ``kv_tokens``: KV capacity per engine. ``usd_per_engine_h`` under the plan's accounting. ``start_s``: seconds from
+    the order of an engine to its first iteration. ``engines_per_server``: engines that fail together.
     """
 
     name: str
@@ -128,6 +129,8 @@ class Pool(_Part):
     transfer_latency_s: float = 0.0
     usd_per_engine_h: float = 0.0
     watts_per_engine: float = 0.0
+    start_s: float = Field(default=0.0, ge=0)
+    engines_per_server: int = Field(default=1, ge=1)
     step: StepPart | None = None
     endpoint: EndpointPart | None = None
     local: LocalPart | None = None

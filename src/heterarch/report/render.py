@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from heterarch.report.schema import OpReport, Report
+from heterarch.report.schema import OpReport, PoolReport, Report
 from heterarch.tables import Grid
 from heterarch.units import format_bytes, format_duration, format_number, format_usd
 
@@ -15,6 +15,7 @@ _LIMIT = 1.5  # a prediction further off than this factor is marked
 def render_report(report: Report) -> RenderableType:
     """Headline, latencies, pools, ops, verdicts and notes."""
     parts: list[RenderableType] = [headline(report), latency_table(report), rates_line(report), pools_table(report)]
+    parts += [losses_line(pool) for pool in report.pools if pool.downtime_s or pool.restarts]
     if report.ops:
         parts.append(ops_table(report))
     if report.slo:
@@ -81,6 +82,14 @@ def pools_table(report: Report) -> Grid:
             format_number(pool.usd),
         )
     return table
+
+
+def losses_line(pool: PoolReport) -> Text:
+    """What faults took from a pool."""
+    engines = f"{pool.engines_lost} engine{'s' if pool.engines_lost != 1 else ''} lost"
+    calls = f"{pool.restarts:,} call{'s' if pool.restarts != 1 else ''} started again"
+    down = f"{format_duration(pool.downtime_s)} of engines down, availability {pool.availability:.2%}"
+    return Text(f"{pool.name}: {engines}, {down}, {calls}", style="yellow")
 
 
 def ops_table(report: Report) -> Grid:

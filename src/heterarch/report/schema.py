@@ -35,7 +35,11 @@ class Counts(_Part):
 
 
 class PoolReport(_Part):
-    """One pool: busy share of its engines' time, and what its cache did."""
+    """One pool: busy share of the time that its engines served, what its cache did, and what it lost.
+
+    ``downtime_s``: engine-seconds from an engine's loss until it, or the next in its place, serves. ``availability``:
+    share of the wanted engine-seconds that served. ``restarts``: calls that began again because an engine was lost.
+    """
 
     name: str
     role: str
@@ -48,6 +52,10 @@ class PoolReport(_Part):
     output_tokens: int
     iterations: int
     preemptions: int
+    downtime_s: float = 0.0
+    availability: float = 1.0
+    engines_lost: int = 0
+    restarts: int = 0
 
 
 class OpReport(_Part):

@@ -81,7 +81,7 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     if tokens > 0:
         others_s = _without_context_s(pool, tokens, pairs, engine.decodes)
         engine.started_s = now_s
-        engine.end_s = now_s + (others_s + pool.context_s * engine.context)
+        engine.end_s = now_s + (others_s + pool.context_s * engine.context) * engine.slowness
     return bool(tokens > 0)
 
 
@@ -118,6 +118,7 @@ def decode_on(s: Any, tree: Any, e: int, coming_s: float, until_s: float, most: 
     decodes, context, iteration, free = engine.decodes, engine.context, engine.iteration, engine.free
     started_s, end_s, busy_s, kv_block_s = engine.started_s, engine.end_s, engine.busy_s, engine.kv_block_s
     others_s, context_s = _without_context_s(pool, decodes, 0.0, decodes), pool.context_s
+    slowness = engine.slowness
     taken = pool.capacity - engine.idle
     last = iteration + min(most, s.finishes[e, 0].iteration - iteration)
     while iteration < last:
@@ -131,7 +132,7 @@ def decode_on(s: Any, tree: Any, e: int, coming_s: float, until_s: float, most: 
         iteration += 1
         free -= wanted
         started_s = end_s
-        end_s = started_s + (others_s + context_s * context)
+        end_s = started_s + (others_s + context_s * context) * slowness
         if end_s >= coming_s or end_s > until_s:
             break
     count = iteration - engine.iteration

@@ -13,7 +13,7 @@ from heterarch.cost import step
 from heterarch.policy import router
 from heterarch.policy.base import RouterView
 from heterarch.policy.router import least_pending_tokens, least_queued, prefix_affinity
-from heterarch.sim import batch, cache, flow, heap
+from heterarch.sim import batch, cache, flow, heap, held
 from heterarch.sim.batch import (
     begin_iteration,
     blocks_of,
@@ -31,14 +31,16 @@ from heterarch.sim.cache import keep_all, lookup
 from heterarch.sim.compiled import bound, compiled, entry, fingerprint, inlined
 from heterarch.sim.flow import COMPLETED, FAILED, REJECTED, end_task, first_token, open_request
 from heterarch.sim.heap import drop_event, push_event
-from heterarch.sim.state import UNDECIDED, Event, PoolKind, State, Stop
+from heterarch.sim.held import hold, unhold
+from heterarch.sim.state import UNDECIDED, Event, Health, PoolKind, State, Stop
 from heterarch.sim.tasks import Prefixes, TaskKind, Tasks
 
 GENERATE = int(TaskKind.GENERATE)
 ENDPOINT = int(PoolKind.ENDPOINT)
 SUBMIT, ITERATION, HANDOFF = int(Event.SUBMIT), int(Event.ITERATION), int(Event.HANDOFF)
 ARRIVED, FIRST, DONE = int(Event.ARRIVED), int(Event.FIRST), int(Event.DONE)
-START = int(Event.START)
+START, RETRY, EXPIRE = int(Event.START), int(Event.RETRY), int(Event.EXPIRE)
+UP = int(Health.UP)
 STOP_DONE, STOP_UNTIL, STOP_ROUTE = int(Stop.DONE), int(Stop.UNTIL), int(Stop.ROUTE)
 STOP_STUCK = int(Stop.STUCK)
 
@@ -46,8 +48,9 @@ STOP_STUCK = int(Stop.STUCK)
 REASONS = (
     "the call needs more KV than one engine has",
     "no healthy engine",
+    "engine lost {attempts} times",
 )
-TOO_LONG, NO_ENGINE = 0, 1
+TOO_LONG, NO_ENGINE, ENGINE_LOST = 0, 1, 2
 _NEVER = float("inf")
 
 _least_pending_tokens = compiled(least_pending_tokens)
@@ -74,6 +77,8 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
         return _submit(s, t, tree, id_, now_s)
     if kind == HANDOFF:
         return _route(s, t, tree, id_, t.rows[id_].decode_pool, now_s)
+    if kind == RETRY:
+        return _retry(s, t, tree, id_, now_s)
     if kind == ARRIVED:
         _arrived(s, t, tree, id_, now_s)
     elif kind == FIRST:
@@ -82,6 +87,9 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
         push_event(s.clock[0], s.events, now_s + t.rows[id_].tpot_s * later, DONE, id_)
     elif kind == DONE:
         _delay_done(s, t, id_, now_s)
+    elif kind == EXPIRE:
+        unhold(s, id_)
+        _give_up(s, t, tree, id_, now_s)
     return True
 
 
@@ -198,7 +206,7 @@ def fill_view(s: Any, t: Any, tree: Any, task: int, p: int) -> None:
         view.decode = engine.context
         view.queued = engine.queued
         view.running = engine.running
-        view.healthy = engine.healthy != 0
+        view.healthy = engine.healthy == UP
 
 
 @compiled
@@ -247,19 +255,53 @@ def _place(s: Any, t: Any, tree: Any, task: int, p: int, row: int, now_s: float)
     sequence = s.sequences[task]
     s.clock[0].decisions += 1
     if row < 0:
-        if sequence.engine >= 0:  # the prefill is done: its engine forgets it
-            free_blocks(s, t, tree, sequence.engine, task, False)
-            _wake(s, sequence.engine, now_s)
-        end_task(s, t, task, now_s, FAILED, NO_ENGINE)
+        if not hold(s, task, p, now_s):
+            _give_up(s, t, tree, task, now_s)
         return
     s.last_engine[t.rows[task].session, p] = row
     e = s.pools[p].first + row
     if sequence.engine >= 0:
         _send(s, t, tree, task, e, now_s)
         return
-    sequence.first_engine = e
+    if p == t.rows[task].prefill_pool:  # else the decode pool computes a lost call's prompt
+        sequence.first_engine = e
     enqueue(s, t, tree, e, task, False)
     _wake(s, e, now_s)
+
+
+@compiled
+def _give_up(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
+    """Fail a call that no engine takes; where its prefill is done, that engine forgets it."""
+    engine = s.sequences[task].engine
+    if engine >= 0:
+        free_blocks(s, t, tree, engine, task, False)
+        _wake(s, engine, now_s)
+    end_task(s, t, task, now_s, FAILED, NO_ENGINE)
+
+
+@compiled
+def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
+    """A call without an engine starts again: on the decode engine that waits for its KV, else as a new one.
+
+    Its answer so far is a part of the prompt now; where that is more than a prefill engine holds, the decode pool
+    computes it.
+    """
+    sequence, request = s.sequences[task], s.requests[t.rows[task].request]
+    target = sequence.target
+    sequence.target = -1
+    if request.status == REJECTED or request.status == FAILED:
+        end_task(s, t, task, now_s, request.status, request.reason)
+    elif s.losses[task] >= s.clock[0].most_losses:
+        end_task(s, t, task, now_s, FAILED, ENGINE_LOST)
+    elif target >= 0 and s.engines[target].healthy == UP:
+        enqueue(s, t, tree, target, task, False)
+        _wake(s, target, now_s)
+    else:
+        p = t.rows[task].prefill_pool
+        if blocks_of(tree, sequence.need) > s.pools[p].capacity:
+            p = t.rows[task].decode_pool
+        return _route(s, t, tree, task, p, now_s)
+    return True
 
 
 @compiled
@@ -271,7 +313,7 @@ def _send(s: Any, t: Any, tree: Any, task: int, target: int, now_s: float) -> No
     found = cached_blocks(s, t, tree, target, task) * tree.block_tokens
     tokens = max(sequence.need - found, 0)
     rate = min(a.link_bytes_per_s, b.link_bytes_per_s)
-    start = max(now_s, source.link_free_s)
+    start = max(now_s, source.link_free_s, s.blocked_s[source.pool, engine.pool])
     source.link_free_s = start + tokens * a.kv_bytes / rate
     source.transfer_tokens += tokens
     sequence.target = target
@@ -393,7 +435,7 @@ def _event_loop(sources: int) -> Callable[[State, Tasks, Prefixes, float, int], 
     return entry(advance)
 
 
-_advance = _event_loop(fingerprint(batch, cache, flow, heap, router, step))
+_advance = _event_loop(fingerprint(batch, cache, flow, heap, held, router, step))
 
 
 def advance(state: State, tasks: Tasks, tree: Prefixes, until_s: float, most_events: int) -> Stop:

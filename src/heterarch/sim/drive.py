@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from heterarch.errors import InputError
 from heterarch.policy.base import Router, RouterView
+from heterarch.sim.change import Changes
 from heterarch.sim.core import advancer
 from heterarch.sim.state import VIEW, State, Stop
 from heterarch.sim.tasks import Prefixes, Tasks
@@ -21,6 +22,7 @@ def drive(
     until_s: float = math.inf,
     router: Router | None = None,
     tick: Callable[[State], None] | None = None,
+    changes: Changes | None = None,
 ) -> bool:
     """Run ``state`` to its end or to ``until_s``; True when it ended, False when it was stopped before.
 
@@ -31,6 +33,7 @@ def drive(
         until_s: seconds of simulated time.
         router: a router in Python for the pools without a built-in one.
         tick: called after every slice.
+        changes: faults and changes that are due during the run.
 
     Raises:
         InputError: the router chose an engine that does not exist, or tasks wait for each other in a circle.
@@ -39,7 +42,8 @@ def drive(
     decide = None if router is None else _decider(state, tasks, router)
     try:
         while True:
-            stop = advance(until_s, SLICE_EVENTS)
+            change_s = math.inf if changes is None else changes.next_s
+            stop = advance(min(until_s, change_s), SLICE_EVENTS)
             if stop == Stop.ROUTE:
                 if decide is None:
                     raise InputError("the pools have no built-in router and no router was given")
@@ -47,7 +51,9 @@ def drive(
                 continue
             if stop == Stop.DONE:
                 return True
-            if stop == Stop.STUCK:
+            if changes is not None and change_s <= until_s and _is_quiet(state, tasks, Stop(stop), change_s):
+                changes.apply()
+            elif stop == Stop.STUCK and math.isinf(change_s):
                 raise InputError(
                     "tasks wait for each other, or an unhealthy engine holds them",
                     observed=f"{int(state.clock[0]['open_tasks'])} tasks never start",
@@ -78,9 +84,16 @@ def _decider(state: State, tasks: Tasks, router: Router) -> Callable[[], None]:
                 observed=row,
                 expected=f"0..{len(pools[pool]) - 1}, or -1 for none",
             )
+        if row >= 0 and not pools[pool]["healthy"][row]:
+            raise InputError(f"router {router.name!r} chose an engine that is not healthy", observed=row)
         clock["decision"] = row
 
     return decide
+
+
+def _is_quiet(state: State, tasks: Tasks, stop: Stop, until_s: float) -> bool:
+    """Whether there is work left, and nothing more happens to it up to ``until_s``."""
+    return stop == Stop.STUCK or (state.clock[0]["open_tasks"] > 0 and _next_event_s(state, tasks) > until_s)
 
 
 def _next_event_s(state: State, tasks: Tasks) -> float:

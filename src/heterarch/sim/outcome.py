@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,27 @@ from heterarch.sim.placement import call_ops
 from heterarch.sim.pools import pool_kind
 from heterarch.sim.state import PoolKind, State
 from heterarch.sim.tasks import TaskKind, Tasks
+from heterarch.sim.uptime import PoolTime
 from heterarch.units import HOUR_S
 
 Floats = NDArray[np.float64]
 
 
+def begin_s(state: State) -> float:
+    """When the first request was released; 0 when none was."""
+    release = state.requests["release_s"]
+    return float(np.nanmin(release)) if np.isfinite(release).any() else 0.0
+
+
 def span_s(state: State) -> float:
     """Seconds from the first release to the last event that ended or started something."""
-    release = state.requests["release_s"]
-    if not np.isfinite(release).any():
+    if not np.isfinite(state.requests["release_s"]).any():
         return 0.0
     ends = state.sequences["finish_s"]
     last = float(state.clock[0]["now_s"])
     if np.isfinite(ends).all() and len(ends):
         last = float(ends.max())
-    return max(0.0, last - float(np.nanmin(release)))
+    return max(0.0, last - begin_s(state))
 
 
 def call_records(state: State, tasks: Tasks) -> Records:
@@ -73,10 +80,10 @@ def offered(requests: Records, calls: Records) -> tuple[Records, Records]:
     return requests[there], calls
 
 
-def endpoint_usd(plan: Plan, calls: Records, requests: int) -> tuple[Floats, Floats]:
+def endpoint_usd(pools: Sequence[Pool], calls: Records, requests: int) -> tuple[Floats, Floats]:
     """USD that hosted APIs bill, by request and by pool; cached prompt tokens at their own price."""
-    by_request, by_pool = np.zeros(requests), np.zeros(len(plan.pools))
-    for row, pool in enumerate(plan.pools):
+    by_request, by_pool = np.zeros(requests), np.zeros(len(pools))
+    for row, pool in enumerate(pools):
         if pool.endpoint is None:
             continue
         mine = calls[(calls["pool"] == row) & (calls["status"] == Status.COMPLETED)]
@@ -86,12 +93,14 @@ def endpoint_usd(plan: Plan, calls: Records, requests: int) -> tuple[Floats, Flo
     return by_request, by_pool
 
 
-def pool_reports(plan: Plan, state: State, duration_s: float, endpoint: Floats) -> list[PoolReport]:
-    """What each pool did; ``endpoint`` [P] is what hosted tokens cost."""
-    return [_pool(pool, row, state, duration_s, float(endpoint[row])) for row, pool in enumerate(plan.pools)]
+def pool_reports(
+    pools: Sequence[Pool], state: State, times: Sequence[PoolTime], duration_s: float, endpoint: Floats
+) -> list[PoolReport]:
+    """What each pool did; ``times`` [P] when its engines were there, ``endpoint`` [P] what hosted tokens cost."""
+    return [_pool(pool, row, state, times[row], duration_s, float(endpoint[row])) for row, pool in enumerate(pools)]
 
 
-def _pool(pool: Pool, row: int, state: State, duration_s: float, endpoint_usd: float) -> PoolReport:
+def _pool(pool: Pool, row: int, state: State, time: PoolTime, duration_s: float, endpoint_usd: float) -> PoolReport:
     engines = state.engines[state.engines["pool"] == row]
     totals = {name: int(engines[name].sum()) for name in _TOTALS}
     return PoolReport(
@@ -99,24 +108,28 @@ def _pool(pool: Pool, row: int, state: State, duration_s: float, endpoint_usd: f
         role=pool.role,
         engines=pool.engines,
         devices=pool.engines * pool.devices_per_engine,
-        utilisation=_utilisation(pool, state.pools[row], engines, duration_s),
-        usd=pool.engines * pool.usd_per_engine_h * duration_s / HOUR_S + endpoint_usd,
+        utilisation=_utilisation(pool, state.pools[row], engines, time, duration_s),
+        usd=pool.usd_per_engine_h * time.paid_s / HOUR_S + endpoint_usd,
         prompt_tokens=totals["prompt_tokens"],
         cached_tokens=totals["cached_tokens"],
         output_tokens=totals["output_tokens"],
         iterations=totals["iteration"],
         preemptions=totals["preemptions"],
+        downtime_s=time.down_s,
+        availability=time.availability,
+        engines_lost=time.lost,
+        restarts=totals["lost_calls"],
     )
 
 
-_TOTALS = ("prompt_tokens", "cached_tokens", "output_tokens", "iteration", "preemptions")
+_TOTALS = ("prompt_tokens", "cached_tokens", "output_tokens", "iteration", "preemptions", "lost_calls")
 
 
-def _utilisation(pool: Pool, record: Any, engines: Any, duration_s: float) -> float:
+def _utilisation(pool: Pool, record: Any, engines: Any, time: PoolTime, duration_s: float) -> float:
     if duration_s <= 0 or pool_kind(pool) == PoolKind.ENDPOINT:
         return 0.0
     if pool_kind(pool) == PoolKind.ENGINES:
-        return float(engines["busy_s"].sum() / (len(engines) * duration_s))
+        return float(engines["busy_s"].sum() / time.up_s) if time.up_s else 0.0
     servers = max(1, pool.engines) * max(1, pool.concurrency)
     return min(1.0, float(record["busy_s"] / (servers * duration_s)))
 

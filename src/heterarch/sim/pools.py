@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from heterarch.errors import InputError
 from heterarch.plan.document import Pool
 from heterarch.policy.router import ROUTERS
 from heterarch.sim.state import POOL, PoolKind
 from heterarch.sim.tasks import TaskKind, Tasks
+from heterarch.workload.distribution import lognormal
 
 DEFAULT_BATCHED_TOKENS = 2048  # vLLM's default for a server, where a plan says nothing
 WATERMARK = 0.01  # share of the KV blocks that admission leaves free, as vLLM and Vidur do
@@ -43,7 +45,7 @@ def pool_table(pools: Sequence[Pool], router: str | None, block_tokens: int) -> 
     for row, pool in enumerate(pools):
         kind = pool_kind(pool)
         records[row]["kind"], records[row]["router"], records[row]["first"] = kind, code, first
-        records[row]["head"] = records[row]["tail"] = -1
+        records[row]["head"] = records[row]["tail"] = records[row]["held"] = records[row]["held_tail"] = -1
         records[row]["free_servers"] = max(1, pool.engines) * max(1, pool.concurrency)
         if kind == PoolKind.ENGINES:
             _engines(records[row], pool, block_tokens)
@@ -76,6 +78,29 @@ def check_placement(tasks: Tasks, pools: Sequence[Pool]) -> None:
                 observed="transfer_bytes_per_s is 0",
                 fix="give both pools a transfer_bytes_per_s",
             )
+
+
+def draw_endpoint_latency(
+    pools: Sequence[Pool], tasks: Tasks, rng: np.random.Generator, which: NDArray[np.bool_] | None = None
+) -> None:
+    """Draw TTFT of calls on hosted APIs (log-normal through p50 and p95); TPOT is the median.
+
+    Args:
+        pools: the pools that the tasks are placed on.
+        tasks: changed in place.
+        rng: of the draws.
+        which: [n] tasks to draw for; by default all.
+    """
+    rows = tasks.rows
+    for row, pool in enumerate(pools):
+        if pool.endpoint is None:
+            continue
+        there = (rows["kind"] == TaskKind.GENERATE) & (rows["prefill_pool"] == row)
+        mine = np.flatnonzero(there if which is None else there & which)
+        p50 = max(pool.endpoint.ttft_p50_s, 1e-9)
+        law = lognormal(p50=p50, p95=max(pool.endpoint.ttft_p95_s, p50))
+        rows["ttft_s"][mine] = law.sample(rng, len(mine))
+        rows["tpot_s"][mine] = pool.endpoint.tpot_p50_s
 
 
 def _engines(record: Any, pool: Pool, block_tokens: int) -> None:

@@ -19,15 +19,17 @@ from heterarch.policy.router import router as builtin_router
 from heterarch.report.aggregate import Records, RunFacts, build_report
 from heterarch.report.schema import Report
 from heterarch.sim import outcome
+from heterarch.sim.change import Changes
 from heterarch.sim.core import REASONS
 from heterarch.sim.drive import drive
+from heterarch.sim.faults import Faults
 from heterarch.sim.placement import CallOps, Placement, call_ops, main_call
-from heterarch.sim.pools import check_placement, pool_table
+from heterarch.sim.pools import check_placement, draw_endpoint_latency, pool_table
 from heterarch.sim.replay import Replay, replay_tasks
 from heterarch.sim.state import State, new_state
-from heterarch.sim.tasks import Prefixes, TaskKind, Tasks
+from heterarch.sim.tasks import Prefixes, Tasks
 from heterarch.sim.unroll import unroll
-from heterarch.workload.distribution import lognormal
+from heterarch.sim.uptime import undisturbed
 from heterarch.workload.profile import Workload
 from heterarch.workload.trace import Trace
 
@@ -82,6 +84,7 @@ def run_simulation(
     replay: Replay | None = None,
     call: str = "",
     steady: bool = True,
+    faults: Faults | None = None,
     progress: bool = False,
 ) -> Simulation:
     """Run ``plan`` in the simulator. The same arguments give the same bytes.
@@ -102,6 +105,7 @@ def run_simulation(
         call: id of the LLM call that a trace is replayed on; by default the one that generates most.
         steady: a workload's sessions have been arriving for ever, so that its load is there from the start;
             otherwise they begin at an empty system.
+        faults: what fails and what is changed during the run.
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -116,13 +120,17 @@ def run_simulation(
     else:
         tasks, tree = unroll(plan, flat, source, requests=requests, seed=seed, steady=steady)
     check_placement(tasks, plan.pools)
-    tasks = _with_endpoint_latency(plan, tasks, seed)
+    draw_endpoint_latency(plan.pools, tasks, np.random.default_rng([seed, _STREAM]))
     chosen = router if router is not None else plan.policies.get("router", "prefix-affinity")
     name = builtin_router(chosen).name if isinstance(chosen, str) else None
-    state = new_state(pool_table(plan.pools, name, tree.block_tokens), tasks, tree, cache == "unbounded")
-    finished = _run(state, tasks, tree, until_s, None if isinstance(chosen, str) else chosen, progress)
+    changes = None if faults is None else Changes(plan, flat, faults, tasks, seed=seed, until_s=until_s)
+    pools = plan.pools if changes is None else changes.reserved
+    state = new_state(pool_table(pools, name, tree.block_tokens), tasks, tree, cache == "unbounded")
+    if changes is not None:
+        changes.begin(state)
+    finished = _run(state, tasks, tree, until_s, None if isinstance(chosen, str) else chosen, progress, changes)
     stopped = not finished and (until_s is None or float(state.clock[0]["now_s"]) < until_s)
-    return replace(_result(plan, flat, source, seed, state, tasks, tree, finished), interrupted=stopped)
+    return replace(_result(plan, flat, source, seed, state, tasks, tree, finished, changes), interrupted=stopped)
 
 
 def _call(flat: FlatProgram, call: str) -> CallOps:
@@ -134,28 +142,19 @@ def _call(flat: FlatProgram, call: str) -> CallOps:
     return calls[call]
 
 
-def _with_endpoint_latency(plan: Plan, tasks: Tasks, seed: int) -> Tasks:
-    """Draw TTFT of calls on hosted APIs (log-normal through p50 and p95); TPOT is the median."""
-    rows = tasks.rows
-    rng = np.random.default_rng([seed, _STREAM])
-    for row, pool in enumerate(plan.pools):
-        if pool.endpoint is None:
-            continue
-        mine = np.flatnonzero((rows["kind"] == TaskKind.GENERATE) & (rows["prefill_pool"] == row))
-        p50 = max(pool.endpoint.ttft_p50_s, 1e-9)
-        law = lognormal(p50=p50, p95=max(pool.endpoint.ttft_p95_s, p50))
-        rows["ttft_s"][mine] = law.sample(rng, len(mine))
-        rows["tpot_s"][mine] = pool.endpoint.tpot_p50_s
-    return tasks
-
-
 def _run(
-    state: State, tasks: Tasks, tree: Prefixes, until_s: float | None, router: Router | None, progress: bool
+    state: State,
+    tasks: Tasks,
+    tree: Prefixes,
+    until_s: float | None,
+    router: Router | None,
+    progress: bool,
+    changes: Changes | None,
 ) -> bool:
     limit = math.inf if until_s is None else until_s
     try:
         with _bar(len(tasks.rows)) if progress else nullcontext(None) as tick:
-            return drive(state, tasks, tree, limit, router, tick)
+            return drive(state, tasks, tree, limit, router, tick, changes)
     except KeyboardInterrupt:  # outside of the driver, which has its own
         return False
 
@@ -180,14 +179,18 @@ def _result(
     tasks: Tasks,
     tree: Prefixes,
     finished: bool,
+    changes: Changes | None,
 ) -> Simulation:
     duration = outcome.span_s(state)
+    pools_of_all = plan.pools if changes is None else changes.pools
     calls = outcome.call_records(state, tasks)
-    by_request, by_pool = outcome.endpoint_usd(plan, calls, len(state.requests))
+    by_request, by_pool = outcome.endpoint_usd(pools_of_all, calls, len(state.requests))
     requests = outcome.request_records(state, by_request)
     requests["session"][tasks.rows["request"]] = tasks.rows["session"]
     requests, calls = outcome.offered(requests, calls)
-    pools = outcome.pool_reports(plan, state, duration, by_pool)
+    begin_s = outcome.begin_s(state)
+    times = undisturbed(plan.pools, duration) if changes is None else changes.times(begin_s, begin_s + duration)
+    pools = outcome.pool_reports(pools_of_all, state, times, duration, by_pool)
     sent = state.engines["transfer_tokens"] * state.pools["kv_bytes"][state.engines["pool"]]
     facts = RunFacts(
         kind="simulated",
@@ -203,7 +206,7 @@ def _result(
         block_tokens=tree.block_tokens,
         blocks=int(state.clock[0]["asked_blocks"]),
         hit_blocks=int(state.clock[0]["hit_blocks"]),
-        reasons=REASONS,
+        reasons=[text.format(attempts=int(state.clock[0]["most_losses"])) for text in REASONS],
         notes=_notes(plan, source, finished),
     )
     report = build_report(facts, calls, requests, pools, outcome.op_times(plan, flat, state, tasks))

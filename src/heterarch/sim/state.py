@@ -6,11 +6,16 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from heterarch.cost.step import KNOTS, StepCost
 from heterarch.sim.tasks import Int32, Prefixes, Table, Tasks
 
+Int8 = NDArray[np.int8]
+Floats = NDArray[np.float64]
+
 NONE = -1
+HELD = -2
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
 
 
@@ -32,6 +37,16 @@ class Event(IntEnum):
     FIRST = 4  # an endpoint sends the first token
     DONE = 5  # a delay or an endpoint call ends
     START = 6  # an idle engine has something to do
+    RETRY = 7  # a call that lost its engine, or waited for one, goes to its router again
+    EXPIRE = 8  # the patience of a call that waits for an engine ends
+
+
+class Health(IntEnum):
+    """What an engine does: DOWN nothing, UP everything, DRAINING what it has and nothing new."""
+
+    DOWN = 0
+    UP = 1
+    DRAINING = 2
 
 
 class Stop(IntEnum):
@@ -66,6 +81,10 @@ POOL = np.dtype(
         ("tokens_due_s", np.float64),
         *((name, np.float64) for name in StepCost._fields if name != "bends_s"),
         ("bends_s", np.float64, (len(KNOTS),)),
+        ("held", np.int64),  # calls that wait for an engine to come up
+        ("held_tail", np.int64),
+        ("coming", np.int64),  # engines that are going to come up
+        ("patience_s", np.float64),  # longest wait for an engine, 0 where none is stated
     ]
 )
 
@@ -73,7 +92,7 @@ ENGINE = np.dtype(
     [
         ("pool", np.int64),
         ("cache", np.int64),  # row of ``nodes``, -1 without a prefix tree
-        ("healthy", np.int64),
+        ("healthy", np.int64),  # Health
         ("busy", np.int64),  # an iteration runs, or START is due
         ("free", np.int64),  # KV blocks
         ("idle", np.int64),  # blocks of cached prefixes that nobody uses
@@ -105,6 +124,8 @@ ENGINE = np.dtype(
         ("peak_running", np.int64),
         ("transfer_tokens", np.int64),  # KV sent away
         ("still", np.int64),  # the next iteration computes the same sequences, unless one of them ends
+        ("slowness", np.float64),  # seconds of an iteration over those of a sound engine
+        ("lost_calls", np.int64),  # that began again elsewhere because this engine was lost
     ]
 )
 
@@ -118,7 +139,7 @@ SEQUENCE = np.dtype(
         ("run_prev", np.int32),
         ("run_next", np.int32),
         ("engine", np.int32),  # that prefilled it, then that decodes it
-        ("target", np.int32),  # decode engine while the KV is on its way
+        ("target", np.int32),  # decode engine while the KV is on its way; HELD - pool while it waits for an engine
         ("first_engine", np.int32),
         ("locked", np.int32),  # leaf of the path it holds, -1 none
         ("need", np.int32),  # tokens to have in KV before the next token comes
@@ -178,6 +199,7 @@ CLOCK = np.dtype(
         ("asked_blocks", np.int64),
         ("hit_blocks", np.int64),
         ("decisions", np.int64),
+        ("most_losses", np.int64),  # a call that lost so many engines fails
     ]
 )
 
@@ -197,6 +219,8 @@ class State(NamedTuple):
     roots: Int32  # tasks without predecessors, by time
     last_engine: Int32  # [sessions, P] row within the pool that served the session last, -1 none
     views: Table  # [E] what a router sees, filled before each decision
+    losses: Int8  # [n] engines that were lost under the call
+    blocked_s: Floats  # [P, P] until when no KV goes from one pool to the other
 
 
 def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool) -> State:
@@ -230,6 +254,8 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool) -> St
         roots=ready[np.argsort(at, kind="stable")].astype(np.int32),
         last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int32),
         views=np.zeros(count, VIEW),
+        losses=np.zeros(len(tasks.rows), np.int8),
+        blocked_s=np.zeros((len(pools), len(pools))),
     )
 
 
@@ -238,7 +264,8 @@ def _engines(pools: Table, count: int, tree: bool, unbounded: bool) -> Table:
     for name in ("head", "tail", "run_head", "run_tail", "partial", "prefilled", "prefilled_tail", "lru_head"):
         engines[name] = NONE
     engines["lru_tail"] = NONE
-    engines["healthy"] = 1
+    engines["healthy"] = Health.UP
+    engines["slowness"] = 1.0
     engines["pool"] = np.repeat(np.arange(len(pools)), pools["engines"])
     engines["free"] = np.repeat(pools["capacity"], pools["engines"])
     engines["cache"] = NONE if not tree else (0 if unbounded else np.arange(count))
@@ -271,4 +298,5 @@ def _clock(tasks: Tasks, unbounded: bool) -> Table:
     clock["unbounded"] = unbounded
     clock["route_task"] = clock["route_pool"] = NONE
     clock["decision"] = UNDECIDED
+    clock["most_losses"] = 1
     return clock

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from heterarch.errors import InputError
 
 Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
 Table = Any  # a record array; its fields are attributes in compiled code
 
 

@@ -1,0 +1,201 @@
+"""What a loss does to the world, between two calls of the core: engines, KV on its way, calls that must start again.
+
+Events of what is gone are taken out of the heap, so that the core never meets a stale one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heterarch.sim.state import EVENT, NONE, Event, Health, State
+from heterarch.sim.tasks import Int64, Table
+
+_MOVES = (Event.HANDOFF, Event.ARRIVED)
+_QUEUES = ("head", "tail", "run_head", "run_tail", "partial", "prefilled", "prefilled_tail", "lru_head", "lru_tail")
+_COUNTS = ("still", "busy", "idle", "queued", "running", "decodes", "context", "unprefilled", "finishes")
+
+
+def lose_engine(state: State, engine: int) -> None:
+    """Engine ``engine`` dies now: its iteration, its KV and what it sends are lost.
+
+    Its calls go back to their routers with what they had generated as a part of the prompt. KV that was on its way to
+    it is sent again, elsewhere; where it had sent KV, the decode engine computes it instead.
+    """
+    now_s = float(state.clock[0]["now_s"])
+    record = state.engines[engine]
+    record["healthy"] = Health.DOWN
+    dropped = _drop_events(state, _concerns(state, engine))
+    if (dropped["kind"] == Event.ITERATION).any():
+        record["busy_s"] += now_s - record["started_s"]
+    moves = dropped["id"][np.isin(dropped["kind"], _MOVES)]
+    sent = state.sequences["engine"][moves] == engine
+    _hand_over_again(state, moves[~sent])
+    lost = [*_settled(state, engine), *_on_their_way(state, moves[sent]), *_waiting_with_kv(state, engine)]
+    _empty(state, engine, now_s)
+    _start_again(state, np.array(lost, np.int64))
+    record["lost_calls"] += len(lost)
+
+
+def cut_link(state: State, source: int, target: int, until_s: float) -> None:
+    """No KV goes from pool ``source`` to pool ``target`` before ``until_s``; what is on its way starts again then."""
+    state.blocked_s[source, target] = max(until_s, state.blocked_s[source, target])
+    live = state.events[: state.clock[0]["events"]]
+    engines, sequences = state.engines, state.sequences
+    way = live["kind"] == Event.ARRIVED
+    rows = sequences[live["id"][way]]
+    way[way] = (engines["pool"][rows["engine"]] == source) & (engines["pool"][rows["target"]] == target)
+    moving = _drop_events(state, way)["id"]
+    engines["link_free_s"][sequences["engine"][moving]] = state.clock[0]["now_s"]
+    _hand_over_again(state, moving)
+
+
+def release_held(state: State, pool: int) -> None:
+    """Calls that wait for an engine of ``pool`` go to their router again."""
+    held = _held(state, pool)
+    _let_go(state, pool, held, held)
+    tasks = np.array(held, np.int64)
+    prefilled = state.sequences["engine"][tasks] >= 0
+    add_events(state, Event.HANDOFF, tasks[prefilled])
+    add_events(state, Event.RETRY, tasks[~prefilled])
+
+
+def expire_held(state: State, pool: int) -> None:
+    """Calls that wait for an engine of ``pool`` wait no longer."""
+    held = _held(state, pool)
+    _drop_events(state, _expiries(state, held))
+    add_events(state, Event.EXPIRE, held)
+
+
+def add_events(state: State, kind: Event, ids: Sequence[int] | Int64) -> None:
+    """Events of ``kind`` that happen now, in the order of ``ids``."""
+    clock = state.clock[0]
+    new = np.zeros(len(ids), EVENT)
+    new["time_s"], new["kind"], new["id"] = clock["now_s"], kind, ids
+    new["order"] = clock["order"] + np.arange(len(new))
+    clock["order"] += len(new)
+    _set_events(state, np.concatenate([state.events[: clock["events"]], new]))
+
+
+def _concerns(state: State, engine: int) -> NDArray[np.bool_]:
+    """Which events are of ``engine``: its iterations, and KV that it sends or that is on its way to it."""
+    live = state.events[: state.clock[0]["events"]]
+    moves = np.isin(live["kind"], _MOVES)
+    rows = state.sequences[np.where(moves, live["id"], 0)]
+    mine = moves & ((rows["engine"] == engine) | (rows["target"] == engine))
+    return np.asarray(mine | (np.isin(live["kind"], (Event.ITERATION, Event.START)) & (live["id"] == engine)))
+
+
+def _drop_events(state: State, which: NDArray[np.bool_]) -> Table:
+    """Take events out of the heap; those taken, in order."""
+    live = state.events[: state.clock[0]["events"]]
+    gone = live[which]
+    _set_events(state, live[~which])
+    return gone[np.lexsort((gone["order"], gone["time_s"]))]
+
+
+def _set_events(state: State, events: Table) -> None:
+    """Events in order are a heap."""
+    state.events[: len(events)] = events[np.lexsort((events["order"], events["time_s"]))]
+    state.clock[0]["events"] = len(events)
+
+
+def _hand_over_again(state: State, tasks: Int64) -> None:
+    """Send KV again that did not arrive: the router chooses again."""
+    rows = state.sequences
+    there = tasks[rows["target"][tasks] >= 0]
+    np.subtract.at(state.engines["unprefilled"], rows["target"][there], rows["owed"][there])
+    rows["owed"][there] = 0
+    rows["target"][there] = NONE
+    add_events(state, Event.HANDOFF, tasks)
+
+
+def _settled(state: State, engine: int) -> list[int]:
+    """The calls that wait or run on ``engine``; they need in KV what they have generated, too."""
+    record, rows = state.engines[engine], state.sequences
+    decoding = state.finishes[engine, : record["finishes"]]["task"]
+    made = record["iteration"] - rows["from_iteration"][decoding]
+    rows["left"][decoding] -= made
+    rows["need"][decoding] = rows["from_context"][decoding] + made
+    waiting = list(_chain(state, int(record["head"]), "next"))
+    rows["need"][waiting] += rows["transferred"][waiting]  # their first token was made
+    here = [*_chain(state, int(record["run_head"]), "run_next"), *waiting]
+    rows["target"][here] = NONE
+    return here
+
+
+def _on_their_way(state: State, tasks: Int64) -> list[int]:
+    """Calls whose KV is lost on its way; it is the decode engine, if one is chosen, that computes it."""
+    rows = state.sequences
+    there = tasks[rows["target"][tasks] >= 0]
+    np.subtract.at(state.engines["unprefilled"], rows["target"][there], rows["owed"][there])
+    rows["need"][tasks] += 1
+    return [int(task) for task in tasks]
+
+
+def _waiting_with_kv(state: State, engine: int) -> list[int]:
+    """Calls whose KV is on ``engine`` and that wait for a decode engine; they wait no longer."""
+    found: list[int] = []
+    for pool in range(len(state.pools)):
+        held = _held(state, pool)
+        mine = [task for task in held if state.sequences["engine"][task] == engine]
+        if mine:
+            _let_go(state, pool, held, mine)
+            found.extend(mine)
+    state.sequences["need"][found] += 1
+    return found
+
+
+def _let_go(state: State, pool: int, held: list[int], tasks: list[int]) -> None:
+    """Take ``tasks`` out of those that ``pool`` holds."""
+    _drop_events(state, _expiries(state, tasks))
+    gone = set(tasks)
+    rest = [task for task in held if task not in gone]
+    state.sequences["next"][rest] = [*rest[1:], NONE][: len(rest)]
+    state.pools["held"][pool], state.pools["held_tail"][pool] = (rest[0], rest[-1]) if rest else (NONE, NONE)
+    state.sequences["target"][tasks] = NONE
+
+
+def _held(state: State, pool: int) -> list[int]:
+    return list(_chain(state, int(state.pools["held"][pool]), "next"))
+
+
+def _expiries(state: State, tasks: list[int]) -> NDArray[np.bool_]:
+    live = state.events[: state.clock[0]["events"]]
+    return np.asarray((live["kind"] == Event.EXPIRE) & np.isin(live["id"], tasks))
+
+
+def _chain(state: State, first: int, link: str) -> Iterator[int]:
+    while first >= 0:
+        yield first
+        first = int(state.sequences[link][first])
+
+
+def _empty(state: State, engine: int, now_s: float) -> None:
+    """An engine that holds nothing."""
+    record = state.engines[engine]
+    for name in _QUEUES:
+        record[name] = NONE
+    for name in _COUNTS:
+        record[name] = 0
+    record["free"] = state.pools["capacity"][record["pool"]]
+    record["link_free_s"] = now_s
+    state.crossing[engine] = 0
+    if record["cache"] >= 0 and not state.clock[0]["unbounded"]:
+        nodes = state.nodes[record["cache"]]
+        nodes["resident"] = nodes["refs"] = 0
+        nodes["older"] = nodes["newer"] = NONE
+
+
+def _start_again(state: State, tasks: Int64) -> None:
+    """Calls as new to the router, with one engine lost more."""
+    rows = state.sequences
+    for name in ("next", "run_prev", "run_next", "engine", "locked"):
+        rows[name][tasks] = NONE
+    for name in ("transferred", "done", "covered", "held", "owed"):
+        rows[name][tasks] = 0
+    rows["restarts"][tasks] += 1
+    state.losses[tasks] = np.minimum(state.losses[tasks], 126) + 1
+    add_events(state, Event.RETRY, tasks)
