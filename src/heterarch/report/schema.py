@@ -34,8 +34,22 @@ class Counts(_Part):
     unfinished: int = 0
 
 
+class TierReport(_Part):
+    """KV found on one tier: prompt tokens, their share of all prompt tokens, and bytes moved from and to the device."""
+
+    name: str
+    hit_tokens: int
+    hit_rate: float
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
 class PoolReport(_Part):
-    """One pool: busy share of its engines' time, and what its cache did."""
+    """One pool: busy share of its engines' time, and what its cache did.
+
+    ``preemptions`` of decodes for want of memory, ``swaps`` of them to the host. ``prefill_amplification``: prompt
+    tokens computed over those that a cache which never forgets would have computed; None where nothing was.
+    """
 
     name: str
     role: str
@@ -48,6 +62,9 @@ class PoolReport(_Part):
     output_tokens: int
     iterations: int
     preemptions: int
+    swaps: int = 0
+    tiers: list[TierReport] = []
+    prefill_amplification: float | None = None
 
 
 class OpReport(_Part):
@@ -63,12 +80,14 @@ class OpReport(_Part):
 
 
 class CacheReport(_Part):
-    """Prefix reuse. ``block_hit_rate`` = blocks found at lookup / prompt blocks."""
+    """Prefix reuse. ``block_hit_rate`` = blocks found on any tier / prompt blocks; the rest as :class:`PoolReport`."""
 
     block_tokens: int
     blocks: int
     hit_blocks: int
     block_hit_rate: float
+    tiers: list[TierReport] = []
+    prefill_amplification: float | None = None
 
 
 class Verdict(_Part):

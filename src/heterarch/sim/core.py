@@ -13,7 +13,7 @@ from heterarch.cost import step
 from heterarch.policy import router
 from heterarch.policy.base import RouterView
 from heterarch.policy.router import least_pending_tokens, prefix_affinity
-from heterarch.sim import batch, cache, flow, heap
+from heterarch.sim import batch, cache, flow, heap, tiers
 from heterarch.sim.batch import (
     begin_iteration,
     blocks_of,
@@ -25,19 +25,21 @@ from heterarch.sim.batch import (
     next_finished,
     next_prefilled,
     start_decode,
+    to_front,
 )
-from heterarch.sim.cache import keep_all, lookup
+from heterarch.sim.cache import append_run, cover, hold, keep_all, lookup, release, touch
 from heterarch.sim.compiled import compiled, entry, fingerprint
 from heterarch.sim.flow import COMPLETED, FAILED, REJECTED, end_task, first_token, open_request
 from heterarch.sim.heap import drop_event, push_event
 from heterarch.sim.state import UNDECIDED, Event, PoolKind, State, Stop
 from heterarch.sim.tasks import Prefixes, TaskKind, Tasks
+from heterarch.sim.tiers import drop_expired, end_load
 
 GENERATE = int(TaskKind.GENERATE)
 ENDPOINT = int(PoolKind.ENDPOINT)
 SUBMIT, ITERATION, HANDOFF = int(Event.SUBMIT), int(Event.ITERATION), int(Event.HANDOFF)
 ARRIVED, FIRST, DONE = int(Event.ARRIVED), int(Event.FIRST), int(Event.DONE)
-START = int(Event.START)
+START, LOADED = int(Event.START), int(Event.LOADED)
 STOP_DONE, STOP_UNTIL, STOP_ROUTE = int(Stop.DONE), int(Stop.UNTIL), int(Stop.ROUTE)
 STOP_STUCK = int(Stop.STUCK)
 
@@ -77,7 +79,12 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
     elif kind == FIRST:
         first_token(s, t, id_, now_s)
     elif kind == DONE:
-        _delay_done(s, t, id_, now_s)
+        _delay_done(s, t, tree, id_, now_s)
+    elif kind == LOADED:
+        end_load(s, tree, id_)
+        to_front(s, s.sequences[id_].engine, id_)
+        s.engines[s.sequences[id_].engine].loaded += 1
+        _wake(s, s.sequences[id_].engine, now_s)
     return True
 
 
@@ -180,6 +187,8 @@ def fill_view(s: Any, t: Any, tree: Any, task: int, p: int) -> None:
     first = s.pools[p].first
     for e in range(first, first + s.pools[p].engines):
         engine = s.engines[e]
+        if s.pools[p].ttl_s > 0.0:
+            drop_expired(s, e, s.clock[0].now_s)
         found = cached_blocks(s, t, tree, e, task) * tree.block_tokens
         s.views[e].cached = min(found, t.rows[task].prompt_tokens)
         s.views[e].pending = engine.unprefilled
@@ -297,18 +306,45 @@ def _call_endpoint(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     sequence.first_engine = sequence.engine = pool.first
     leaf = t.rows[task].node
     if leaf >= 0:
+        if pool.ttl_s > 0.0:
+            drop_expired(s, pool.first, start)
         found = lookup(tree, s.nodes[engine.cache], leaf)
         sequence.cached = min(found * tree.block_tokens, t.rows[task].prompt_tokens - 1)
         s.clock[0].asked_blocks += tree.runs[leaf].end
         s.clock[0].hit_blocks += found
-        keep_all(tree, s.nodes[engine.cache], leaf)
-        keep_all(tree, s.nodes[engine.cache], t.rows[task].node_out)
+        seen = s.nodes[pool.seen]
+        known = lookup(tree, seen, leaf) * tree.block_tokens
+        keep_all(tree, seen, leaf)
+        keep_all(tree, seen, t.rows[task].node_out)
+        if pool.ttl_s > 0.0:
+            hold(tree, s.nodes[engine.cache], engine, leaf)
+            cover(tree, s.nodes[engine.cache], leaf, found, tree.runs[leaf].end)
+            sequence.locked = leaf
+        else:
+            keep_all(tree, s.nodes[engine.cache], leaf)
+            keep_all(tree, s.nodes[engine.cache], t.rows[task].node_out)
+        engine.fresh_tokens -= min(known, t.rows[task].prompt_tokens - 1)
     engine.prompt_tokens += t.rows[task].prompt_tokens
     engine.cached_tokens += sequence.cached
+    engine.computed_tokens += t.rows[task].prompt_tokens - sequence.cached
+    engine.fresh_tokens += t.rows[task].prompt_tokens
     engine.output_tokens += output
     first = start + t.rows[task].ttft_s
     push_event(s.clock[0], s.events, first, FIRST, task)
     push_event(s.clock[0], s.events, first + t.rows[task].tpot_s * (output - 1), DONE, task)
+
+
+@compiled
+def _end_endpoint_call(s: Any, t: Any, tree: Any, task: int) -> None:
+    """The provider keeps prompt and answer from now on, for its TTL."""
+    sequence = s.sequences[task]
+    engine, leaf_out = s.engines[sequence.engine], t.rows[task].node_out
+    row = s.nodes[engine.cache]
+    touch(tree, row, max(sequence.locked, leaf_out), s.clock[0].now_s)
+    if leaf_out >= 0:
+        append_run(tree, row, engine, sequence.locked, leaf_out)
+    release(tree, row, engine, sequence.locked)
+    sequence.locked = -1
 
 
 @compiled
@@ -332,7 +368,7 @@ def _delay(s: Any, t: Any, task: int, now_s: float) -> None:
 
 
 @compiled
-def _delay_done(s: Any, t: Any, task: int, now_s: float) -> None:
+def _delay_done(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     p = t.rows[task].prefill_pool
     if p >= 0 and t.rows[task].kind != GENERATE:
         pool = s.pools[p]
@@ -341,6 +377,8 @@ def _delay_done(s: Any, t: Any, task: int, now_s: float) -> None:
         if waiting >= 0:
             pool.head = s.sequences[waiting].next
             _delay(s, t, waiting, now_s)
+    elif s.sequences[task].locked >= 0:
+        _end_endpoint_call(s, t, tree, task)
     end_task(s, t, task, now_s, COMPLETED, -1)
 
 
@@ -381,7 +419,7 @@ def _event_loop(sources: int) -> Callable[[State, Tasks, Prefixes, float, int], 
     return entry(advance)
 
 
-_advance = _event_loop(fingerprint(batch, cache, flow, heap, router, step))
+_advance = _event_loop(fingerprint(batch, cache, flow, heap, tiers, router, step))
 
 
 def advance(state: State, tasks: Tasks, tree: Prefixes, until_s: float, most_events: int) -> Stop:

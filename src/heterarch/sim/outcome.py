@@ -14,6 +14,7 @@ from heterarch.report.aggregate import CALL, REQUEST, OpTimes, Records, Status
 from heterarch.report.schema import PoolReport
 from heterarch.sim.placement import call_ops
 from heterarch.sim.pools import pool_kind
+from heterarch.sim.reuse import reuse_of
 from heterarch.sim.state import PoolKind, State
 from heterarch.sim.tasks import TaskKind, Tasks
 from heterarch.units import HOUR_S
@@ -88,11 +89,13 @@ def endpoint_usd(plan: Plan, calls: Records, requests: int) -> tuple[Floats, Flo
 
 def pool_reports(plan: Plan, state: State, duration_s: float, endpoint: Floats) -> list[PoolReport]:
     """What each pool did; ``endpoint`` [P] is what hosted tokens cost."""
-    return [_pool(pool, row, state, duration_s, float(endpoint[row])) for row, pool in enumerate(plan.pools)]
+    return [_pool(plan, row, state, duration_s, float(endpoint[row])) for row in range(len(plan.pools))]
 
 
-def _pool(pool: Pool, row: int, state: State, duration_s: float, endpoint_usd: float) -> PoolReport:
+def _pool(plan: Plan, row: int, state: State, duration_s: float, endpoint_usd: float) -> PoolReport:
+    pool = plan.pools[row]
     engines = state.engines[state.engines["pool"] == row]
+    reuse = reuse_of(plan.pools, state, np.flatnonzero(state.engines["pool"] == row))
     totals = {name: int(engines[name].sum()) for name in _TOTALS}
     return PoolReport(
         name=pool.name,
@@ -106,10 +109,13 @@ def _pool(pool: Pool, row: int, state: State, duration_s: float, endpoint_usd: f
         output_tokens=totals["output_tokens"],
         iterations=totals["iteration"],
         preemptions=totals["preemptions"],
+        swaps=totals["swaps"],
+        tiers=reuse.tiers,
+        prefill_amplification=reuse.prefill_amplification,
     )
 
 
-_TOTALS = ("prompt_tokens", "cached_tokens", "output_tokens", "iteration", "preemptions")
+_TOTALS = ("prompt_tokens", "cached_tokens", "output_tokens", "iteration", "preemptions", "swaps")
 
 
 def _utilisation(pool: Pool, record: Any, engines: Any, duration_s: float) -> float:

@@ -24,7 +24,9 @@ from heterarch.sim.drive import drive
 from heterarch.sim.placement import CallOps, Placement, call_ops, main_call
 from heterarch.sim.pools import check_placement, pool_table
 from heterarch.sim.replay import Replay, replay_tasks
+from heterarch.sim.reuse import reuse_of
 from heterarch.sim.state import State, new_state
+from heterarch.sim.stores import stores_of
 from heterarch.sim.tasks import Prefixes, TaskKind, Tasks
 from heterarch.sim.unroll import unroll
 from heterarch.workload.distribution import lognormal
@@ -119,7 +121,8 @@ def run_simulation(
     tasks = _with_endpoint_latency(plan, tasks, seed)
     chosen = router if router is not None else plan.policies.get("router", "prefix-affinity")
     name = builtin_router(chosen).name if isinstance(chosen, str) else None
-    state = new_state(pool_table(plan.pools, name, tree.block_tokens), tasks, tree, cache == "unbounded")
+    stores = stores_of(plan.pools, tree.block_tokens)
+    state = new_state(pool_table(plan.pools, name, tree.block_tokens), tasks, tree, cache == "unbounded", stores)
     finished = _run(state, tasks, tree, until_s, None if isinstance(chosen, str) else chosen, progress)
     stopped = not finished and (until_s is None or float(state.clock[0]["now_s"]) < until_s)
     return replace(_result(plan, flat, source, seed, state, tasks, tree, finished), interrupted=stopped)
@@ -188,6 +191,7 @@ def _result(
     requests["session"][tasks.rows["request"]] = tasks.rows["session"]
     requests, calls = outcome.offered(requests, calls)
     pools = outcome.pool_reports(plan, state, duration, by_pool)
+    reuse = reuse_of(plan.pools, state, np.arange(len(state.engines)))
     sent = state.engines["transfer_tokens"] * state.pools["kv_bytes"][state.engines["pool"]]
     facts = RunFacts(
         kind="simulated",
@@ -203,6 +207,8 @@ def _result(
         block_tokens=tree.block_tokens,
         blocks=int(state.clock[0]["asked_blocks"]),
         hit_blocks=int(state.clock[0]["hit_blocks"]),
+        tiers=reuse.tiers,
+        prefill_amplification=reuse.prefill_amplification,
         reasons=REASONS,
         notes=_notes(plan, source, finished),
     )
@@ -212,8 +218,10 @@ def _result(
 
 def _notes(plan: Plan, source: Workload | Trace, finished: bool) -> list[str]:
     notes = [] if finished else ["stopped before the end: times are over what had completed"]
+    if any(pool.endpoint and not pool.kv_ttl_s for pool in plan.pools):
+        notes.append("a hosted API without `kv_ttl_s` is assumed to keep every prompt prefix cached")
     if any(pool.endpoint for pool in plan.pools):
-        notes.append("a hosted API is assumed to keep every prompt prefix cached, and to answer at its median TPOT")
+        notes.append("a hosted API is assumed to answer at its median TPOT")
     if isinstance(source, Trace) and source.notes:
         notes.extend(source.notes)
     return notes

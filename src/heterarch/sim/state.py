@@ -32,6 +32,7 @@ class Event(IntEnum):
     FIRST = 4  # an endpoint sends the first token
     DONE = 5  # a delay or an endpoint call ends
     START = 6  # an idle engine has something to do
+    LOADED = 9  # KV from a tier, or swapped out before, is on the device
 
 
 class Stop(IntEnum):
@@ -41,6 +42,14 @@ class Stop(IntEnum):
     UNTIL = 1
     ROUTE = 2  # a Python router must decide; see ``clock.route_task``, ``clock.route_pool``
     STUCK = 3  # tasks remain that nothing will ever start
+
+
+class Load(IntEnum):
+    """Whether a sequence waits for KV from a tier; LOADED: it has come, a seat is next."""
+
+    NONE = 0
+    LOADING = 1
+    LOADED = 2
 
 
 POOL = np.dtype(
@@ -66,6 +75,10 @@ POOL = np.dtype(
         ("tokens_due_s", np.float64),
         *((name, np.float64) for name in StepCost._fields if name != "bends_s"),
         ("bends_s", np.float64, (len(KNOTS),)),
+        ("ttl_s", np.float64),  # of cached KV, 0 for ever
+        ("tiers", np.int32),  # stores below each engine
+        ("swap", np.int8),
+        ("seen", np.int64),  # row of ``nodes``: a cache that never forgets, for comparison
     ]
 )
 
@@ -104,6 +117,11 @@ ENGINE = np.dtype(
         ("preemptions", np.int64),
         ("peak_running", np.int64),
         ("transfer_tokens", np.int64),  # KV sent away
+        ("loaded", np.int32),  # sequences at the front of its queue whose KV has come from a tier
+        ("stall_s", np.float64),  # the next iteration waits for a swap
+        ("swaps", np.int64),
+        ("computed_tokens", np.int64),  # of prompts, with those computed again
+        ("fresh_tokens", np.int64),  # that a cache which never forgets would have computed
     ]
 )
 
@@ -134,6 +152,8 @@ SEQUENCE = np.dtype(
         ("first_s", np.float64),
         ("arrived_s", np.float64),  # its KV on the decode engine
         ("finish_s", np.float64),
+        ("tier", np.int8),  # Load
+        ("swapped", np.int32),  # blocks that it has on the host
     ]
 )
 
@@ -147,7 +167,34 @@ REQUEST_STATE = np.dtype(
     ]
 )
 
-NODE = np.dtype([("resident", np.int32), ("refs", np.int32), ("older", np.int32), ("newer", np.int32)])
+NODE = np.dtype(
+    [
+        ("resident", np.int32),
+        ("refs", np.int32),
+        ("older", np.int32),
+        ("newer", np.int32),
+        ("used_s", np.float64),  # last use; in a store, when a block still being written is there
+    ]
+)
+#: one store of KV below the device; blocks as in ENGINE
+STORE = np.dtype(
+    [
+        ("row", np.int64),  # of ``nodes``
+        ("capacity", np.int64),
+        ("free", np.int64),
+        ("idle", np.int64),  # blocks of prefixes; what is neither free nor idle is swapped out
+        ("lru_head", np.int64),
+        ("lru_tail", np.int64),
+        ("ttl_s", np.float64),
+        ("read_bytes_per_s", np.float64),
+        ("write_bytes_per_s", np.float64),
+        ("latency_s", np.float64),
+        ("read_free_s", np.float64),  # reads follow each other, and so do writes
+        ("write_free_s", np.float64),
+    ]
+)
+#: what an engine does with one of its tiers
+TIER = np.dtype([("store", np.int64), ("hit_tokens", np.int64), ("read_tokens", np.int64), ("write_tokens", np.int64)])
 EVENT = np.dtype([("time_s", np.float64), ("order", np.int64), ("kind", np.int64), ("id", np.int64)])
 FINISH = np.dtype([("iteration", np.int64), ("task", np.int64)])
 VIEW = np.dtype(
@@ -187,16 +234,30 @@ class State(NamedTuple):
     engines: Table  # [E]
     sequences: Table  # [n]
     requests: Table  # [R]
-    nodes: Table  # [caches, N]
+    nodes: Table  # [caches + S + P, N]
     events: Table  # heap
     finishes: Table  # [E, seats] heaps by iteration
     crossing: Int64  # [E, block_tokens] decodes that need a block at this iteration modulo block size
     roots: Int64  # tasks without predecessors, by time
     last_engine: Int64  # [sessions, P] row within the pool that served the session last, -1 none
     views: Table  # [E] what a router sees, filled before each decision
+    stores: Table  # [S]
+    tiers: Table  # [E, most tiers of a pool], store -1 for none
 
 
-def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool) -> State:
+class Stores(NamedTuple):
+    """The stores below the engines, empty."""
+
+    stores: Table  # [S] STORE
+    tiers: Table  # [E, K] TIER
+
+
+def no_stores(engines: int) -> Stores:
+    """Engines without tiers."""
+    return Stores(np.zeros(0, STORE), np.zeros((engines, 0), TIER))
+
+
+def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, stores: Stores | None = None) -> State:
     """The world before the first event.
 
     Args:
@@ -204,11 +265,17 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool) -> St
         tasks: what to run.
         tree: prefixes of the prompts.
         unbounded: one cache for all engines, which never forgets and takes no memory.
+        stores: the tiers below the engines (:func:`heterarch.sim.stores.stores_of`); none by default.
     """
     count = int(pools["engines"].sum())
     engines = _engines(pools, count, len(tree.runs) > 0, unbounded)
     caches = int(engines["cache"].max(initial=-1)) + 1
-    nodes = np.zeros((caches, len(tree.runs)), NODE)
+    below = no_stores(count) if stores is None else stores
+    below.stores["row"] = caches + np.arange(len(below.stores))
+    pools["seen"] = caches + len(below.stores) + np.arange(len(pools))
+    if unbounded:
+        pools["tiers"] = pools["swap"] = pools["ttl_s"] = 0
+    nodes = np.zeros((caches + len(below.stores) + len(pools), len(tree.runs)), NODE)
     nodes["older"] = nodes["newer"] = NONE
     seats = int(pools["seats"].max(initial=1)) + 1
     rows = tasks.rows
@@ -227,6 +294,8 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool) -> St
         roots=ready[np.argsort(at, kind="stable")].astype(np.int64),
         last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int64),
         views=np.zeros(count, VIEW),
+        stores=below.stores,
+        tiers=below.tiers,
     )
 
 

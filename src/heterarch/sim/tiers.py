@@ -1,0 +1,200 @@
+"""Tiers of KV below the device: what a call has computed is written through, and read back where that is faster.
+
+When a call ends (or its KV has left for a decode engine), every tier of its engine is given the blocks of its prompt
+and answer that it lacks, as KV offloading connectors do: nothing is written when the device is in need of memory, and
+what other engines can reach is there before this engine forgets it. A store evicts by least recent use, as the device.
+Reads of a store follow each other, and so do writes; a block can be read once it is written. A waiting call that
+reads takes its memory first and no seat; the engine goes on with others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from heterarch.cost.step import step_time_s
+from heterarch.sim.cache import cover, expire, hold, lookup, release, take, touch
+from heterarch.sim.compiled import compiled
+from heterarch.sim.heap import push_event
+from heterarch.sim.state import Event, Load
+
+LOADED_EVENT, LOADING, LOADED = int(Event.LOADED), int(Load.LOADING), int(Load.LOADED)
+_step_seconds = compiled(step_time_s)
+
+
+@compiled
+def drop_expired(s: Any, e: int, now_s: float) -> None:
+    """Drop what engine ``e`` has kept unused for longer than its pool's TTL."""
+    engine = s.engines[e]
+    if engine.cache >= 0:
+        expire(s.nodes[engine.cache], engine, now_s - s.pools[engine.pool].ttl_s)
+
+
+@compiled
+def note_use(s: Any, tree: Any, e: int, leaf: int, computed: bool) -> None:
+    """A call on the path to ``leaf`` ends now: date it for the TTL, and write it through once it is ``computed``."""
+    engine = s.engines[e]
+    pool = s.pools[engine.pool]
+    if pool.ttl_s > 0.0:
+        touch(tree, s.nodes[engine.cache], leaf, s.clock[0].now_s)
+    if computed:
+        for k in range(pool.tiers):
+            store = s.stores[s.tiers[e, k].store]
+            _write(tree, s.nodes[store.row], store, s.tiers[e, k], pool.kv_bytes, leaf, s.clock[0].now_s)
+
+
+@compiled
+def _write(tree: Any, row: Any, store: Any, tier: Any, kv_bytes: float, leaf: int, now_s: float) -> None:
+    """Write what ``tier`` lacks of the path to ``leaf``, as much as fits, and make the path its youngest."""
+    _drop_old(row, store, now_s)
+    found = lookup(tree, row, leaf)
+    hold(tree, row, store, leaf)
+    blocks = min(tree.runs[leaf].end - found, store.free + store.idle)
+    take(row, store, blocks)
+    cover(tree, row, leaf, found, found + blocks)
+    touch(tree, row, leaf, now_s)
+    if blocks > 0:
+        store.write_free_s = max(now_s, store.write_free_s)
+        store.write_free_s += blocks * tree.block_tokens * kv_bytes / store.write_bytes_per_s
+        tier.write_tokens += blocks * tree.block_tokens
+        node = leaf
+        while node >= 0 and tree.runs[node].end > found:
+            row[node].used_s = store.write_free_s
+            node = tree.runs[node].parent
+    release(tree, row, store, leaf)
+
+
+@compiled
+def _drop_old(row: Any, store: Any, now_s: float) -> None:
+    if store.ttl_s > 0.0:
+        expire(row, store, now_s - store.ttl_s)
+
+
+@compiled
+def _readable(tree: Any, row: Any, leaf: int, now_s: float) -> int:
+    """Leading blocks of the path to ``leaf`` that a store has, without those still being written."""
+    node = leaf
+    while node >= 0 and (row[node].resident == 0 or row[node].used_s > now_s):
+        node = tree.runs[node].parent
+    return lookup(tree, row, node)
+
+
+@compiled
+def _saved_s(cost: Any, budget: int, need: int, before: int, after: int) -> float:
+    """Seconds of prefill, alone on the engine with ``budget`` per iteration, that tokens ``before..after`` take."""
+    seconds, sign = 0.0, 1.0
+    for done in (before, after):
+        tokens = float(need - done)
+        chunks = max(1.0, tokens / budget)
+        pairs = tokens * (done + 0.5 * tokens)
+        seconds += sign * chunks * _step_seconds(cost, tokens / chunks, pairs / chunks, 0, 0)
+        sign = -1.0
+    return seconds
+
+
+@compiled
+def begin_load(s: Any, t: Any, tree: Any, e: int, task: int, found: int, cost: Any, now_s: float) -> int:
+    """Let ``task``, whose memory is taken, wait for what the tiers have of it; leading blocks of its prompt then.
+
+    ``found`` are those that the device has.
+    """
+    sequence = s.sequences[task]
+    blocks, ready_s = found, now_s
+    if sequence.swapped > 0:
+        ready_s = _swap_in(s, tree, e, task, found, now_s)
+    elif not sequence.transferred:
+        blocks, ready_s = _read(s, t, tree, e, task, found, cost, now_s)
+    if blocks > found or sequence.swapped > 0:
+        sequence.tier = LOADING
+        push_event(s.clock[0], s.events, ready_s, LOADED_EVENT, task)
+    return blocks
+
+
+@compiled
+def _read(s: Any, t: Any, tree: Any, e: int, task: int, found: int, cost: Any, now_s: float) -> tuple[int, float]:
+    """Leading blocks of the prompt that device and tiers give, and when they are on the device.
+
+    A tier is left out where computing what it has is faster than waiting for it.
+    """
+    pool, need = s.pools[s.engines[e].pool], s.sequences[task].need
+    blocks, ready_s = found, now_s
+    for k in range(pool.tiers):
+        tier = s.tiers[e, k]
+        store = s.stores[tier.store]
+        _drop_old(s.nodes[store.row], store, now_s)
+        there = _readable(tree, s.nodes[store.row], t.rows[task].node, now_s)
+        before, after = blocks * tree.block_tokens, min(there * tree.block_tokens, need - 1)
+        if after <= before:
+            continue
+        end_s = max(now_s, store.read_free_s) + (after - before) * pool.kv_bytes / store.read_bytes_per_s
+        if end_s + store.latency_s - now_s >= _saved_s(cost, pool.budget, need, before, after):
+            continue
+        blocks, ready_s = there, max(ready_s, end_s + store.latency_s)
+        store.read_free_s = end_s
+        tier.read_tokens += after - before
+        if np.isnan(s.sequences[task].scheduled_s):  # hits are counted at the first admission
+            tier.hit_tokens += after - before
+    return blocks, ready_s
+
+
+@compiled
+def _swap_in(s: Any, tree: Any, e: int, task: int, found: int, now_s: float) -> float:
+    """When the KV that ``task`` has on the host, less the ``found`` blocks of the device, is back."""
+    tier = s.tiers[e, 0]
+    store = s.stores[tier.store]
+    tokens = max(0, s.sequences[task].need - found * tree.block_tokens)
+    start_s = max(now_s, store.read_free_s)
+    store.read_free_s = start_s + tokens * s.pools[s.engines[e].pool].kv_bytes / store.read_bytes_per_s
+    tier.read_tokens += tokens
+    return float(store.read_free_s + store.latency_s)
+
+
+@compiled
+def set_aside(s: Any, e: int) -> None:
+    """Take the head out of the queue of engine ``e``; it still counts as queued."""
+    engine = s.engines[e]
+    engine.head = s.sequences[engine.head].next
+    if engine.head < 0:
+        engine.tail = -1
+
+
+@compiled
+def end_load(s: Any, tree: Any, task: int) -> None:
+    """The KV is on the device: of a prompt, in the prefix cache too."""
+    sequence = s.sequences[task]
+    engine = s.engines[sequence.engine]
+    sequence.tier = LOADED
+    if sequence.swapped > 0:
+        s.stores[s.tiers[sequence.engine, 0].store].free += sequence.swapped
+        sequence.swapped = 0
+        return
+    after = max(sequence.covered, (sequence.done + tree.block_tokens - 1) // tree.block_tokens)
+    moved, twice = cover(tree, s.nodes[engine.cache], sequence.locked, sequence.covered, after)
+    sequence.held -= moved
+    engine.free += twice
+    sequence.covered = after
+
+
+@compiled
+def swap_out(s: Any, tree: Any, e: int, task: int) -> bool:
+    """Move the KV of an evicted decode to the host; False where the host has no room.
+
+    The next iteration of the engine waits for the copy, since it uses the memory. On its return the sequence is like
+    one whose KV has come from a prefill engine; its last token has no KV yet.
+    """
+    engine, sequence, tier = s.engines[e], s.sequences[task], s.tiers[e, 0]
+    store = s.stores[tier.store]
+    tokens = sequence.need - 1
+    blocks = (tokens + tree.block_tokens - 1) // tree.block_tokens
+    if blocks > store.free + store.idle:
+        return False
+    take(s.nodes[store.row], store, blocks)
+    now_s = s.clock[0].now_s
+    store.write_free_s = max(now_s, store.write_free_s)
+    store.write_free_s += tokens * s.pools[engine.pool].kv_bytes / store.write_bytes_per_s
+    engine.stall_s = store.write_free_s - now_s
+    engine.swaps += 1
+    tier.write_tokens += tokens
+    sequence.need, sequence.swapped, sequence.transferred = tokens, blocks, 1
+    return True
