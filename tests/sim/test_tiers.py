@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +16,11 @@ from heterarch.errors import InputError
 from heterarch.plan.document import StepPart, TierPart
 from heterarch.report.aggregate import Status
 from heterarch.sim import run_simulation
+from heterarch.sim.drive import drive
+from heterarch.sim.pools import pool_table
 from heterarch.sim.reuse import reuse_of
+from heterarch.sim.state import new_state
+from heterarch.sim.stores import stores_of
 from heterarch.sim.tasks import prefixes
 from heterarch.workload.profile import load_workload
 
@@ -268,3 +276,53 @@ def test_a_longer_ttl_never_loses_a_hit_of_a_hosted_api(world, ttls):
         state = run([hosted().model_copy(update={"kv_ttl_s": ttl_s})], work, tree)
         hits.append(int(state.clock[0]["hit_blocks"]))
     assert hits == sorted(hits)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(workloads(), st.booleans(), st.lists(st.floats(0.0, 80.0), max_size=6))
+def test_tiers_of_prefill_and_decode_pools_do_not_depend_on_interruptions(world, swap, stops):
+    parent, blocks, calls = world
+    tree = prefixes(np.array(parent), np.array(blocks), 16)
+    prompts = [int(tree.runs["end"][c[0]]) * 16 + c[1] + 1 for c in calls]
+    leaf = [c[0] for c in calls]
+    work = calls_of(prompts, [c[2] for c in calls], [c[3] for c in calls], node=leaf, decode_pool=[1] * len(calls))
+    both = [
+        mixed(
+            name,
+            role=name,
+            engines=2,
+            kv_tokens=320,
+            kv_tiers=[tier(tokens=400), tier("remote", 800, shared="pool")],
+            model="m",
+            transfer_bytes_per_s=1e6,
+            preemption="swap" if swap else "recompute",
+            step=StepPart(fixed_s=0.1, token_s=0.05),
+        )
+        for name in ("prefill", "decode")
+    ]
+
+    def world_after(times):
+        stores = stores_of(both, tree.block_tokens)
+        state = new_state(pool_table(both, "prefix-affinity", tree.block_tokens), work, tree, False, stores)
+        for until_s in (*sorted(times), np.inf):
+            drive(state, work, tree, until_s)
+        return state
+
+    whole, parts = world_after([]), world_after(stops)
+    assert whole.sequences.tobytes() == parts.sequences.tobytes()
+    assert whole.stores.tobytes() == parts.stores.tobytes()
+    assert set(whole.sequences["status"].tolist()) <= {Status.COMPLETED, Status.REJECTED}
+    assert (whole.engines["free"] + whole.engines["idle"] == 20).all()
+    assert (whole.stores["free"] + whole.stores["idle"] == whole.stores["capacity"]).all()
+
+
+def test_the_idle_ttl_curve_of_recorded_sessions(shared_data):
+    spec = spec_from_file_location("kv_ttl", Path(__file__).parents[2] / "benchmarks" / "kv_ttl.py")
+    sys.path.insert(0, str(Path(spec.origin).parent))
+    benchmark = module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    work, tree, _ = benchmark.recorded(shared_data / "traces" / "claude_code_weka")
+    for ttl_s, rate, times in ((10.0, 0.470, 14.5), (60.0, 0.814, 5.1), (300.0, 0.918, 2.25), (3600.0, 0.961, 1.08)):
+        row = benchmark.reuse_with(ttl_s, work, tree)
+        assert row["block_hit_rate"] == pytest.approx(rate, abs=0.01)
+        assert row["prefill_amplification"] == pytest.approx(times, rel=0.03)

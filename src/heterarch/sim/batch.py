@@ -19,10 +19,10 @@ from heterarch.sim.cache import append_run, cover, hold, idle_on_path, keep_all,
 from heterarch.sim.compiled import compiled
 from heterarch.sim.heap import drop_finish, push_finish
 from heterarch.sim.state import Load
-from heterarch.sim.tiers import begin_load, drop_expired, note_use, set_aside, swap_out
+from heterarch.sim.tiers import begin_load, drop_expired, loads, note_use, set_aside, swap_out
 
 step_seconds = compiled(step_time_s)
-NO_LOAD, LOADING, LOADED = int(Load.NONE), int(Load.LOADING), int(Load.LOADED)
+NO_LOAD, LOADED, SWAPPED = int(Load.NONE), int(Load.LOADED), int(Load.SWAPPED)
 
 
 @compiled
@@ -91,7 +91,7 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
             task = engine.head
             if task < 0 or s.sequences[task].transferred or not _admit(s, t, tree, e, task, now_s):
                 break
-            if s.sequences[task].tier == LOADING:
+            if loads(s, task):
                 continue
             engine.partial = task
         sequence = s.sequences[task]
@@ -288,7 +288,7 @@ def _admit(s: Any, t: Any, tree: Any, e: int, task: int, now_s: float) -> bool:
     shared = tree.runs[leaf].end if leaf >= 0 else 0
     unbounded = s.clock[0].unbounded != 0
     wanted = max(blocks_of(tree, sequence.need), shared) - (shared if unbounded else found)
-    coming = blocks_of(tree, sequence.need + 1) - blocks_of(tree, sequence.need) if sequence.swapped > 0 else 0
+    coming = blocks_of(tree, sequence.need + 1) - blocks_of(tree, sequence.need) if sequence.tier == SWAPPED else 0
     if not _fits(s, tree, e, -1 if unbounded else leaf, wanted + coming):
         return False
     if leaf >= 0 and not unbounded:
@@ -301,11 +301,11 @@ def _admit(s: Any, t: Any, tree: Any, e: int, task: int, now_s: float) -> bool:
     sequence.held = wanted
     sequence.covered = found
     if s.pools[engine.pool].tiers > 0:
-        found = begin_load(s, t, tree, e, task, found, _cost(s.pools[engine.pool]), now_s)
+        found = begin_load(s, t, tree, e, task, found, now_s)
     _count_hits(s, t, tree, e, task, found, shared, now_s)
     if unbounded and leaf >= 0:
         keep_all(tree, s.nodes[engine.cache], leaf)
-    if sequence.tier == LOADING:
+    if loads(s, task):
         set_aside(s, e)
     else:
         _seat(s, e, task)
@@ -387,7 +387,7 @@ def _seat_transferred(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
         if not _admit(s, t, tree, e, task, now_s):
             break
         sequence = s.sequences[task]
-        if sequence.tier == LOADING:
+        if loads(s, task):
             continue
         engine.unprefilled -= sequence.owed
         sequence.owed = 0

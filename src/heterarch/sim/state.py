@@ -45,11 +45,13 @@ class Stop(IntEnum):
 
 
 class Load(IntEnum):
-    """Whether a sequence waits for KV from a tier; LOADED: it has come, a seat is next."""
+    """Whether a sequence waits for KV from a tier, or for its own; LOADED: it has come, a seat is next."""
 
     NONE = 0
     LOADING = 1
     LOADED = 2
+    SWAPPED = 3  # ``need`` tokens are on the host
+    RETURNING = 4
 
 
 POOL = np.dtype(
@@ -77,7 +79,7 @@ POOL = np.dtype(
         ("bends_s", np.float64, (len(KNOTS),)),
         ("ttl_s", np.float64),  # of cached KV, 0 for ever
         ("tiers", np.int32),  # stores below each engine
-        ("swap", np.int8),
+        ("swap", np.int32),
         ("seen", np.int64),  # row of ``nodes``: a cache that never forgets, for comparison
     ]
 )
@@ -117,7 +119,7 @@ ENGINE = np.dtype(
         ("preemptions", np.int64),
         ("peak_running", np.int64),
         ("transfer_tokens", np.int64),  # KV sent away
-        ("loaded", np.int32),  # sequences at the front of its queue whose KV has come from a tier
+        ("loaded", np.int64),  # sequences at the front of its queue whose KV has come from a tier
         ("stall_s", np.float64),  # the next iteration waits for a swap
         ("swaps", np.int64),
         ("computed_tokens", np.int64),  # of prompts, with those computed again
@@ -135,7 +137,8 @@ SEQUENCE = np.dtype(
         ("engine", np.int64),  # that prefilled it, then that decodes it
         ("target", np.int64),  # decode engine while the KV is on its way
         ("first_engine", np.int64),
-        ("transferred", np.int64),
+        ("transferred", np.int32),
+        ("tier", np.int32),  # Load
         ("locked", np.int64),  # leaf of the path it holds, -1 none
         ("restarts", np.int64),
         ("need", np.int64),  # tokens to have in KV before the next token comes
@@ -152,8 +155,6 @@ SEQUENCE = np.dtype(
         ("first_s", np.float64),
         ("arrived_s", np.float64),  # its KV on the decode engine
         ("finish_s", np.float64),
-        ("tier", np.int8),  # Load
-        ("swapped", np.int32),  # blocks that it has on the host
     ]
 )
 

@@ -13,14 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from heterarch.cost.step import step_time_s
+from heterarch.cost.step import StepCost, step_time_s
 from heterarch.sim.cache import cover, expire, hold, lookup, release, take, touch
 from heterarch.sim.compiled import compiled
 from heterarch.sim.heap import push_event
 from heterarch.sim.state import Event, Load
 
-LOADED_EVENT, LOADING, LOADED = int(Event.LOADED), int(Load.LOADING), int(Load.LOADED)
+LOADED_EVENT = int(Event.LOADED)
+LOADING, LOADED = int(Load.LOADING), int(Load.LOADED)
+SWAPPED, RETURNING = int(Load.SWAPPED), int(Load.RETURNING)
 _step_seconds = compiled(step_time_s)
+
+
+@compiled
+def loads(s: Any, task: int) -> bool:
+    """Whether ``task`` has its memory and waits for its KV."""
+    return bool(s.sequences[task].tier == LOADING or s.sequences[task].tier == RETURNING)
+
+
+@compiled
+def _blocks(tree: Any, tokens: int) -> int:
+    return int((tokens + tree.block_tokens - 1) // tree.block_tokens)
 
 
 @compiled
@@ -81,12 +94,13 @@ def _readable(tree: Any, row: Any, leaf: int, now_s: float) -> int:
 
 
 @compiled
-def _saved_s(cost: Any, budget: int, need: int, before: int, after: int) -> float:
-    """Seconds of prefill, alone on the engine with ``budget`` per iteration, that tokens ``before..after`` take."""
+def _saved_s(pool: Any, need: int, before: int, after: int) -> float:
+    """Seconds of prefill, alone on an engine of ``pool``, that tokens ``before..after`` take."""
+    cost = StepCost(pool.fixed_s, pool.token_s, pool.bends_s, pool.pair_s, pool.context_s, pool.sequence_s)
     seconds, sign = 0.0, 1.0
     for done in (before, after):
         tokens = float(need - done)
-        chunks = max(1.0, tokens / budget)
+        chunks = max(1.0, tokens / pool.budget)
         pairs = tokens * (done + 0.5 * tokens)
         seconds += sign * chunks * _step_seconds(cost, tokens / chunks, pairs / chunks, 0, 0)
         sign = -1.0
@@ -94,25 +108,27 @@ def _saved_s(cost: Any, budget: int, need: int, before: int, after: int) -> floa
 
 
 @compiled
-def begin_load(s: Any, t: Any, tree: Any, e: int, task: int, found: int, cost: Any, now_s: float) -> int:
+def begin_load(s: Any, t: Any, tree: Any, e: int, task: int, found: int, now_s: float) -> int:
     """Let ``task``, whose memory is taken, wait for what the tiers have of it; leading blocks of its prompt then.
 
     ``found`` are those that the device has.
     """
     sequence = s.sequences[task]
     blocks, ready_s = found, now_s
-    if sequence.swapped > 0:
+    if sequence.tier == SWAPPED:
+        sequence.tier = RETURNING
         ready_s = _swap_in(s, tree, e, task, found, now_s)
     elif not sequence.transferred:
-        blocks, ready_s = _read(s, t, tree, e, task, found, cost, now_s)
-    if blocks > found or sequence.swapped > 0:
+        blocks, ready_s = _read(s, t, tree, e, task, found, now_s)
+    if blocks > found:
         sequence.tier = LOADING
+    if sequence.tier == LOADING or sequence.tier == RETURNING:
         push_event(s.clock[0], s.events, ready_s, LOADED_EVENT, task)
     return blocks
 
 
 @compiled
-def _read(s: Any, t: Any, tree: Any, e: int, task: int, found: int, cost: Any, now_s: float) -> tuple[int, float]:
+def _read(s: Any, t: Any, tree: Any, e: int, task: int, found: int, now_s: float) -> tuple[int, float]:
     """Leading blocks of the prompt that device and tiers give, and when they are on the device.
 
     A tier is left out where computing what it has is faster than waiting for it.
@@ -128,7 +144,7 @@ def _read(s: Any, t: Any, tree: Any, e: int, task: int, found: int, cost: Any, n
         if after <= before:
             continue
         end_s = max(now_s, store.read_free_s) + (after - before) * pool.kv_bytes / store.read_bytes_per_s
-        if end_s + store.latency_s - now_s >= _saved_s(cost, pool.budget, need, before, after):
+        if end_s + store.latency_s - now_s >= _saved_s(pool, need, before, after):
             continue
         blocks, ready_s = there, max(ready_s, end_s + store.latency_s)
         store.read_free_s = end_s
@@ -164,12 +180,12 @@ def end_load(s: Any, tree: Any, task: int) -> None:
     """The KV is on the device: of a prompt, in the prefix cache too."""
     sequence = s.sequences[task]
     engine = s.engines[sequence.engine]
+    returned = sequence.tier == RETURNING
     sequence.tier = LOADED
-    if sequence.swapped > 0:
-        s.stores[s.tiers[sequence.engine, 0].store].free += sequence.swapped
-        sequence.swapped = 0
+    if returned:
+        s.stores[s.tiers[sequence.engine, 0].store].free += _blocks(tree, sequence.need)
         return
-    after = max(sequence.covered, (sequence.done + tree.block_tokens - 1) // tree.block_tokens)
+    after = max(sequence.covered, _blocks(tree, sequence.done))
     moved, twice = cover(tree, s.nodes[engine.cache], sequence.locked, sequence.covered, after)
     sequence.held -= moved
     engine.free += twice
@@ -186,7 +202,7 @@ def swap_out(s: Any, tree: Any, e: int, task: int) -> bool:
     engine, sequence, tier = s.engines[e], s.sequences[task], s.tiers[e, 0]
     store = s.stores[tier.store]
     tokens = sequence.need - 1
-    blocks = (tokens + tree.block_tokens - 1) // tree.block_tokens
+    blocks = _blocks(tree, tokens)
     if blocks > store.free + store.idle:
         return False
     take(s.nodes[store.row], store, blocks)
@@ -196,5 +212,5 @@ def swap_out(s: Any, tree: Any, e: int, task: int) -> bool:
     engine.stall_s = store.write_free_s - now_s
     engine.swaps += 1
     tier.write_tokens += tokens
-    sequence.need, sequence.swapped, sequence.transferred = tokens, blocks, 1
+    sequence.need, sequence.tier, sequence.transferred = tokens, SWAPPED, 1
     return True
