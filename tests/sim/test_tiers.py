@@ -52,8 +52,8 @@ def aba(at=(0, 200, 600)):
 def test_what_the_device_forgot_comes_back_from_the_host():
     state = run([small(tier())], aba(), TREE)
     assert state.sequences["cached"].tolist() == [0, 0, 96]
-    assert state.tiers[0, 0]["hit_tokens"] == state.tiers[0, 0]["read_tokens"] == 80  # one block stayed on the device
-    assert state.tiers[0, 0]["write_tokens"] == 96 + 144
+    assert state.engines["tier_hits"][0, 0] == state.engines["tier_reads"][0, 0] == 80  # one block stayed on the device
+    assert state.engines["tier_writes"][0, 0] == 96 + 144
     assert state.sequences[2]["first_s"] == 600 + 5 + 0.25 + 1  # five blocks at a second each, latency, the last token
     assert state.engines[0]["computed_tokens"] == 96 + 144 + 1
     assert state.engines[0]["fresh_tokens"] == 96 + 144 + 1
@@ -69,7 +69,7 @@ def test_reading_is_left_where_computing_is_faster():
     slow = tier(read_bytes_per_s=100.0)  # 80 tokens x 1000 bytes: 800 s, against 80 s
     state = run([small(slow)], aba(), TREE)
     assert state.sequences["cached"].tolist() == [0, 0, 16]
-    assert state.tiers[0, 0]["read_tokens"] == 0
+    assert state.engines["tier_reads"][0, 0] == 0
 
 
 def test_the_engine_serves_others_while_a_call_waits_for_its_kv():
@@ -101,9 +101,9 @@ def test_the_longest_prefix_over_all_tiers_counts():
     # the host holds 3 blocks, the disk the rest: A's first blocks come from one, its last from the other
     pools = [small(tier(tokens=48), tier("disk", latency_s=1.0))]
     state = run(pools, aba(), TREE)
-    host, disk = state.tiers[0]
+    host, disk, _ = state.engines["tier_hits"][0]
     assert state.sequences["cached"].tolist() == [0, 0, 96]
-    assert (host["hit_tokens"], disk["hit_tokens"]) == (0, 80)  # B was the last to be written: the host is full of it
+    assert (host, disk) == (0, 80)  # B was the last to be written: the host is full of it
     reuse = reuse_of(pools, state, np.arange(1))
     assert [(row.name, row.hit_tokens, row.read_bytes) for row in reuse.tiers] == [
         ("device", 16, 0),
@@ -116,7 +116,7 @@ def test_the_longest_prefix_over_all_tiers_counts():
 def test_a_store_is_an_engine_s_a_server_s_or_the_pool_s():
     def stores(shared):
         pool = small(tier(shared=shared), engines=4, engines_per_server=2)
-        return run([pool], calls_of([16], [1]), TREE).tiers["store"][:, 0].tolist()
+        return run([pool], calls_of([16], [1]), TREE).engines["stores"][:, 0].tolist()
 
     assert stores("engine") == [0, 1, 2, 3]
     assert stores("server") == [0, 0, 1, 1]
@@ -131,8 +131,8 @@ def test_pools_of_one_model_share_a_tier_of_the_pool():
     work = calls_of([64, 112], [32, 1], [0.0, 1000.0], decode_pool=[1, 1], node=[0, 2], node_out=[1, -1])
     state = run(both, work, tree)
     assert state.sequences["cached"].tolist() == [0, 96]
-    assert state.tiers["hit_tokens"][:, 0].tolist() == [32, 0]
-    assert state.tiers["write_tokens"][:, 0].tolist() == [64 + 16, 32]
+    assert state.engines["tier_hits"][:, 0].tolist() == [32, 0]
+    assert state.engines["tier_writes"][:, 0].tolist() == [64 + 16, 32]
     other = both[1].model_copy(update={"kv_tiers": [tier("remote", 99, shared="pool")]})
     with pytest.raises(InputError, match="describe it differently"):
         run([both[0], other], work, tree)
@@ -182,7 +182,7 @@ def test_a_swapped_sequence_goes_on_where_it_was():
     assert (engine["swaps"], engine["preemptions"], late["restarts"]) == (1, 1, 0)
     assert engine["output_tokens"] == 64
     assert engine["computed_tokens"] == 64
-    assert state.tiers[0, 0]["write_tokens"] == state.tiers[0, 0]["read_tokens"] == 48
+    assert state.engines["tier_writes"][0, 0] == state.engines["tier_reads"][0, 0] == 48
     first_end = 32.0 + 6.0
     assert state.sequences[0]["finish_s"] == first_end
     assert late["finish_s"] == first_end + 3.0 + 0.25 + 15

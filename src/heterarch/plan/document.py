@@ -152,7 +152,7 @@ class Pool(_Part):
     local: LocalPart | None = None
     engines_per_server: int = Field(default=1, ge=1)
     kv_ttl_s: float | None = Field(default=None, ge=0)
-    kv_tiers: list[TierPart] = []
+    kv_tiers: list[TierPart] = Field(default=[], max_length=3)
     preemption: Literal["recompute", "swap"] = "recompute"
 
 

@@ -29,11 +29,12 @@ def reuse_of(pools: Sequence[Pool], state: State, engines: NDArray[np.int64]) ->
     if asked == 0:
         return Reuse([], None)
     moved: dict[str, NDArray[np.float64]] = {}
-    for e, row in zip(engines.tolist(), rows, strict=True):
+    for row in rows:
         pool = pools[int(row["pool"])]
         kv_bytes = pool.kv_bytes_per_token
-        for part, tier in zip(pool.kv_tiers, state.tiers[e], strict=False):
-            counts = np.array([tier["hit_tokens"], tier["read_tokens"] * kv_bytes, tier["write_tokens"] * kv_bytes])
+        for k, part in enumerate(pool.kv_tiers):
+            moved_bytes = kv_bytes * row["tier_reads"][k], kv_bytes * row["tier_writes"][k]
+            counts = np.array([row["tier_hits"][k], *moved_bytes])
             moved[part.name] = moved.get(part.name, np.zeros(3)) + counts
     below = sum(int(counts[0]) for counts in moved.values())
     found = {DEVICE: np.array([rows["cached_tokens"].sum() - below, 0, 0]), **moved}

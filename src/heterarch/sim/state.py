@@ -11,6 +11,7 @@ from heterarch.cost.step import KNOTS, StepCost
 from heterarch.sim.tasks import Int64, Prefixes, Table, Tasks
 
 NONE = -1
+MOST_TIERS = 3
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
 
 
@@ -124,6 +125,10 @@ ENGINE = np.dtype(
         ("swaps", np.int64),
         ("computed_tokens", np.int64),  # of prompts, with those computed again
         ("fresh_tokens", np.int64),  # that a cache which never forgets would have computed
+        ("stores", np.int64, (MOST_TIERS,)),  # below it, fastest first
+        ("tier_hits", np.int64, (MOST_TIERS,)),  # tokens found, read and written there
+        ("tier_reads", np.int64, (MOST_TIERS,)),
+        ("tier_writes", np.int64, (MOST_TIERS,)),
     ]
 )
 
@@ -194,8 +199,6 @@ STORE = np.dtype(
         ("write_free_s", np.float64),
     ]
 )
-#: what an engine does with one of its tiers
-TIER = np.dtype([("store", np.int64), ("hit_tokens", np.int64), ("read_tokens", np.int64), ("write_tokens", np.int64)])
 EVENT = np.dtype([("time_s", np.float64), ("order", np.int64), ("kind", np.int64), ("id", np.int64)])
 FINISH = np.dtype([("iteration", np.int64), ("task", np.int64)])
 VIEW = np.dtype(
@@ -243,19 +246,18 @@ class State(NamedTuple):
     last_engine: Int64  # [sessions, P] row within the pool that served the session last, -1 none
     views: Table  # [E] what a router sees, filled before each decision
     stores: Table  # [S]
-    tiers: Table  # [E, most tiers of a pool], store -1 for none
 
 
 class Stores(NamedTuple):
     """The stores below the engines, empty."""
 
     stores: Table  # [S] STORE
-    tiers: Table  # [E, K] TIER
+    below: Int64  # [E, MOST_TIERS] rows of the stores below each engine, fastest first
 
 
 def no_stores(engines: int) -> Stores:
     """Engines without tiers."""
-    return Stores(np.zeros(0, STORE), np.zeros((engines, 0), TIER))
+    return Stores(np.zeros(0, STORE), np.zeros((engines, MOST_TIERS), np.int64))
 
 
 def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, stores: Stores | None = None) -> State:
@@ -272,6 +274,7 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, store
     engines = _engines(pools, count, len(tree.runs) > 0, unbounded)
     caches = int(engines["cache"].max(initial=-1)) + 1
     below = no_stores(count) if stores is None else stores
+    engines["stores"] = below.below
     below.stores["row"] = caches + np.arange(len(below.stores))
     pools["seen"] = caches + len(below.stores) + np.arange(len(pools))
     if unbounded:
@@ -296,7 +299,6 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, store
         last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int64),
         views=np.zeros(count, VIEW),
         stores=below.stores,
-        tiers=below.tiers,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from heterarch.errors import InputError
 from heterarch.plan.document import Pool, TierPart
 from heterarch.sim.pools import pool_kind
-from heterarch.sim.state import NONE, STORE, TIER, PoolKind, Stores
+from heterarch.sim.state import MOST_TIERS, NONE, STORE, PoolKind, Stores
 from heterarch.sim.tasks import Table
 
 Key = tuple[str | int, ...]
@@ -28,15 +28,14 @@ def stores_of(pools: Sequence[Pool], block_tokens: int) -> Stores:
     engines = [_keys(pool, row) for pool in pools for row in range(_engines(pool))]
     numbers: dict[Key, int] = {}
     parts: list[TierPart] = []
-    links = np.zeros((len(engines), max((len(keys) for keys in engines), default=0)), TIER)
-    links["store"] = NONE
+    links = np.zeros((len(engines), MOST_TIERS), np.int64)
     for e, keys in enumerate(engines):
         for k, (key, part) in enumerate(keys):
             number = numbers.setdefault(key, len(parts))
             if number == len(parts):
                 parts.append(part)
             _refuse_difference(part, parts[number])
-            links[e, k]["store"] = number
+            links[e, k] = number
     return Stores(_records(parts, block_tokens), links)
 
 

@@ -53,13 +53,14 @@ def note_use(s: Any, tree: Any, e: int, leaf: int, computed: bool) -> None:
         touch(tree, s.nodes[engine.cache], leaf, s.clock[0].now_s)
     if computed:
         for k in range(pool.tiers):
-            store = s.stores[s.tiers[e, k].store]
-            _write(tree, s.nodes[store.row], store, s.tiers[e, k], pool.kv_bytes, leaf, s.clock[0].now_s)
+            store = s.stores[engine.stores[k]]
+            blocks = _write(tree, s.nodes[store.row], store, pool.kv_bytes, leaf, s.clock[0].now_s)
+            engine.tier_writes[k] += blocks * tree.block_tokens
 
 
 @compiled
-def _write(tree: Any, row: Any, store: Any, tier: Any, kv_bytes: float, leaf: int, now_s: float) -> None:
-    """Write what ``tier`` lacks of the path to ``leaf``, as much as fits, and make the path its youngest."""
+def _write(tree: Any, row: Any, store: Any, kv_bytes: float, leaf: int, now_s: float) -> int:
+    """Write what ``store`` lacks of the path to ``leaf``, as much as fits, and make the path its youngest; blocks."""
     _drop_old(row, store, now_s)
     found = lookup(tree, row, leaf)
     hold(tree, row, store, leaf)
@@ -70,12 +71,12 @@ def _write(tree: Any, row: Any, store: Any, tier: Any, kv_bytes: float, leaf: in
     if blocks > 0:
         store.write_free_s = max(now_s, store.write_free_s)
         store.write_free_s += blocks * tree.block_tokens * kv_bytes / store.write_bytes_per_s
-        tier.write_tokens += blocks * tree.block_tokens
         node = leaf
         while node >= 0 and tree.runs[node].end > found:
             row[node].used_s = store.write_free_s
             node = tree.runs[node].parent
     release(tree, row, store, leaf)
+    return int(blocks)
 
 
 @compiled
@@ -133,11 +134,11 @@ def _read(s: Any, t: Any, tree: Any, e: int, task: int, found: int, now_s: float
 
     A tier is left out where computing what it has is faster than waiting for it.
     """
-    pool, need = s.pools[s.engines[e].pool], s.sequences[task].need
+    engine, need = s.engines[e], s.sequences[task].need
+    pool = s.pools[engine.pool]
     blocks, ready_s = found, now_s
     for k in range(pool.tiers):
-        tier = s.tiers[e, k]
-        store = s.stores[tier.store]
+        store = s.stores[engine.stores[k]]
         _drop_old(s.nodes[store.row], store, now_s)
         there = _readable(tree, s.nodes[store.row], t.rows[task].node, now_s)
         before, after = blocks * tree.block_tokens, min(there * tree.block_tokens, need - 1)
@@ -148,21 +149,21 @@ def _read(s: Any, t: Any, tree: Any, e: int, task: int, found: int, now_s: float
             continue
         blocks, ready_s = there, max(ready_s, end_s + store.latency_s)
         store.read_free_s = end_s
-        tier.read_tokens += after - before
+        engine.tier_reads[k] += after - before
         if np.isnan(s.sequences[task].scheduled_s):  # hits are counted at the first admission
-            tier.hit_tokens += after - before
+            engine.tier_hits[k] += after - before
     return blocks, ready_s
 
 
 @compiled
 def _swap_in(s: Any, tree: Any, e: int, task: int, found: int, now_s: float) -> float:
     """When the KV that ``task`` has on the host, less the ``found`` blocks of the device, is back."""
-    tier = s.tiers[e, 0]
-    store = s.stores[tier.store]
+    engine = s.engines[e]
+    store = s.stores[engine.stores[0]]
     tokens = max(0, s.sequences[task].need - found * tree.block_tokens)
     start_s = max(now_s, store.read_free_s)
-    store.read_free_s = start_s + tokens * s.pools[s.engines[e].pool].kv_bytes / store.read_bytes_per_s
-    tier.read_tokens += tokens
+    store.read_free_s = start_s + tokens * s.pools[engine.pool].kv_bytes / store.read_bytes_per_s
+    engine.tier_reads[0] += tokens
     return float(store.read_free_s + store.latency_s)
 
 
@@ -183,7 +184,7 @@ def end_load(s: Any, tree: Any, task: int) -> None:
     returned = sequence.tier == RETURNING
     sequence.tier = LOADED
     if returned:
-        s.stores[s.tiers[sequence.engine, 0].store].free += _blocks(tree, sequence.need)
+        s.stores[engine.stores[0]].free += _blocks(tree, sequence.need)
         return
     after = max(sequence.covered, _blocks(tree, sequence.done))
     moved, twice = cover(tree, s.nodes[engine.cache], sequence.locked, sequence.covered, after)
@@ -199,8 +200,8 @@ def swap_out(s: Any, tree: Any, e: int, task: int) -> bool:
     The next iteration of the engine waits for the copy, since it uses the memory. On its return the sequence is like
     one whose KV has come from a prefill engine; its last token has no KV yet.
     """
-    engine, sequence, tier = s.engines[e], s.sequences[task], s.tiers[e, 0]
-    store = s.stores[tier.store]
+    engine, sequence = s.engines[e], s.sequences[task]
+    store = s.stores[engine.stores[0]]
     tokens = sequence.need - 1
     blocks = _blocks(tree, tokens)
     if blocks > store.free + store.idle:
@@ -211,6 +212,6 @@ def swap_out(s: Any, tree: Any, e: int, task: int) -> bool:
     store.write_free_s += tokens * s.pools[engine.pool].kv_bytes / store.write_bytes_per_s
     engine.stall_s = store.write_free_s - now_s
     engine.swaps += 1
-    tier.write_tokens += tokens
+    engine.tier_writes[0] += tokens
     sequence.need, sequence.tier, sequence.transferred = tokens, SWAPPED, 1
     return True
