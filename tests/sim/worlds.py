@@ -13,6 +13,7 @@ from heterarch.plan.document import AgentPart, EndpointPart, Objective, Plan, Po
 from heterarch.sim.drive import drive
 from heterarch.sim.pools import pool_table
 from heterarch.sim.state import State, new_state
+from heterarch.sim.stores import stores_of
 from heterarch.sim.tasks import Prefixes, Tasks, no_prefixes, tasks
 from heterarch.workload.distribution import Distribution, constant
 
@@ -84,7 +85,8 @@ def run(
 ) -> State:
     tree = tree or no_prefixes()
     name = router if isinstance(router, str) else None
-    state = new_state(pool_table(pools, name, tree.block_tokens), work, tree, unbounded)
+    stores = stores_of(pools, tree.block_tokens)
+    state = new_state(pool_table(pools, name, tree.block_tokens), work, tree, unbounded, stores)
     drive(state, work, tree, until_s, None if name else router)
     return state
 

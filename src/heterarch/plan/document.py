@@ -101,6 +101,22 @@ class LocalPart(_Part):
     urls: list[str] = []
 
 
+class TierPart(_Part):
+    """A tier of KV below the device: capacity per store in tokens, rates of a store per direction, seconds per read.
+
+    ``shared``: who has a store in common: each engine its own, those of a server, or all of the pool (and of other
+    pools of the same model which name the same tier). ``ttl_s``: what is unused for longer is gone (None or 0: kept).
+    """
+
+    name: Literal["host", "disk", "remote"]
+    kv_tokens: int = Field(gt=0)
+    read_bytes_per_s: float = Field(gt=0)
+    write_bytes_per_s: float = Field(gt=0)
+    latency_s: float = Field(default=0.0, ge=0)
+    shared: Literal["engine", "server", "pool"] = "engine"
+    ttl_s: float | None = Field(default=None, ge=0)
+
+
 class Pool(_Part):
     """``engines`` identical engines of one role.
 
@@ -108,6 +124,9 @@ class Pool(_Part):
     ``context_tokens``: most tokens of one sequence, prompt and answer; longer chats are compacted (0: no limit).
     ``kv_tokens``: KV capacity per engine. ``usd_per_engine_h`` under the plan's accounting. ``start_s``: seconds from
     the order of an engine to its first iteration. ``engines_per_server``: engines that fail together.
+    ``kv_ttl_s``: cached KV unused for longer is gone, on engines and at a hosted API (None or 0: kept).
+    ``kv_tiers``: stores of KV below the device, fastest first. ``preemption``: what a decoding sequence without memory
+    does: ``recompute`` its KV later, or ``swap`` it to the first tier, which must be the host.
     """
 
     name: str
@@ -134,6 +153,9 @@ class Pool(_Part):
     step: StepPart | None = None
     endpoint: EndpointPart | None = None
     local: LocalPart | None = None
+    kv_ttl_s: float | None = Field(default=None, ge=0)
+    kv_tiers: list[TierPart] = Field(default=[], max_length=3)
+    preemption: Literal["recompute", "swap"] = "recompute"
 
 
 class OpPrediction(_Part):

@@ -20,7 +20,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from heterarch.report.schema import CacheReport, Counts, OpReport, PoolReport, Report, Summary, Verdict
+from heterarch.report.schema import (
+    CacheReport,
+    Counts,
+    OpReport,
+    PoolReport,
+    Report,
+    Summary,
+    TierReport,
+    Verdict,
+)
 from heterarch.report.slo import SLO, parse_slo
 
 Records = NDArray[np.void]
@@ -104,6 +113,8 @@ class RunFacts:
     block_tokens: int = 0
     blocks: int = 0
     hit_blocks: int = 0
+    tiers: Sequence[TierReport] = ()
+    prefill_amplification: float | None = None
     reasons: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -253,6 +264,8 @@ def _cache(facts: RunFacts) -> CacheReport:
         blocks=facts.blocks,
         hit_blocks=facts.hit_blocks,
         block_hit_rate=rate,
+        tiers=list(facts.tiers),
+        prefill_amplification=facts.prefill_amplification,
     )
 
 

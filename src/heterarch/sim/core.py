@@ -13,7 +13,7 @@ from heterarch.cost import step
 from heterarch.policy import router
 from heterarch.policy.base import RouterView
 from heterarch.policy.router import least_pending_tokens, least_queued, prefix_affinity
-from heterarch.sim import batch, cache, flow, heap, held
+from heterarch.sim import batch, cache, flow, heap, held, tiers
 from heterarch.sim.batch import (
     begin_iteration,
     blocks_of,
@@ -26,6 +26,7 @@ from heterarch.sim.batch import (
     next_finished,
     next_prefilled,
     start_decode,
+    to_front,
 )
 from heterarch.sim.cache import keep_all, lookup
 from heterarch.sim.compiled import bound, compiled, entry, fingerprint, inlined
@@ -34,12 +35,14 @@ from heterarch.sim.heap import drop_event, push_event
 from heterarch.sim.held import hold, unhold
 from heterarch.sim.state import UNDECIDED, Event, Health, PoolKind, State, Stop
 from heterarch.sim.tasks import Prefixes, TaskKind, Tasks
+from heterarch.sim.tiers import begin_use, drop_expired, end_load, end_use
 
 GENERATE = int(TaskKind.GENERATE)
 ENDPOINT = int(PoolKind.ENDPOINT)
 SUBMIT, ITERATION, HANDOFF = int(Event.SUBMIT), int(Event.ITERATION), int(Event.HANDOFF)
 ARRIVED, FIRST, DONE = int(Event.ARRIVED), int(Event.FIRST), int(Event.DONE)
 START, RETRY, EXPIRE = int(Event.START), int(Event.RETRY), int(Event.EXPIRE)
+LOADED = int(Event.LOADED)
 UP = int(Health.UP)
 STOP_DONE, STOP_UNTIL, STOP_ROUTE = int(Stop.DONE), int(Stop.UNTIL), int(Stop.ROUTE)
 STOP_STUCK = int(Stop.STUCK)
@@ -86,10 +89,15 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
         later = max(t.rows[id_].output_tokens, 1) - 1
         push_event(s.clock[0], s.events, now_s + t.rows[id_].tpot_s * later, DONE, id_)
     elif kind == DONE:
-        _delay_done(s, t, id_, now_s)
+        _delay_done(s, t, tree, id_, now_s)
     elif kind == EXPIRE:
         unhold(s, id_)
         _give_up(s, t, tree, id_, now_s)
+    elif kind == LOADED:
+        end_load(s, tree, id_)
+        to_front(s, s.sequences[id_].engine, id_)
+        s.engines[s.sequences[id_].engine].loaded += 1
+        _wake(s, s.sequences[id_].engine, now_s)
     return True
 
 
@@ -200,6 +208,8 @@ def fill_view(s: Any, t: Any, tree: Any, task: int, p: int) -> None:
     shares = t.rows[task].node >= 0
     for e in range(first, first + s.pools[p].engines):
         engine, view = s.engines[e], s.views[e]
+        if s.pools[p].ttl_s > 0.0:
+            drop_expired(s, e, s.clock[0].now_s)
         found = cached_blocks(s, t, tree, e, task) * tree.block_tokens if shares else 0
         view.cached = min(found, t.rows[task].prompt_tokens)
         view.pending = engine.unprefilled
@@ -353,14 +363,23 @@ def _call_endpoint(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     sequence.first_engine = sequence.engine = pool.first
     leaf = t.rows[task].node
     if leaf >= 0:
+        if pool.ttl_s > 0.0:
+            drop_expired(s, pool.first, start)
         found = lookup(tree, s.nodes[engine.cache], leaf)
         sequence.cached = min(found * tree.block_tokens, t.rows[task].prompt_tokens - 1)
         s.clock[0].asked_blocks += tree.runs[leaf].end
         s.clock[0].hit_blocks += found
-        keep_all(tree, s.nodes[engine.cache], leaf)
-        keep_all(tree, s.nodes[engine.cache], t.rows[task].node_out)
+        seen = s.nodes[pool.seen]
+        known = lookup(tree, seen, leaf) * tree.block_tokens
+        keep_all(tree, seen, leaf)
+        keep_all(tree, seen, t.rows[task].node_out)
+        if pool.ttl_s > 0.0:
+            begin_use(s, tree, pool.first, task, leaf, found)
+        engine.fresh_tokens -= min(known, t.rows[task].prompt_tokens - 1)
     engine.prompt_tokens += t.rows[task].prompt_tokens
     engine.cached_tokens += sequence.cached
+    engine.computed_tokens += t.rows[task].prompt_tokens - sequence.cached
+    engine.fresh_tokens += t.rows[task].prompt_tokens
     engine.output_tokens += output
     push_event(s.clock[0], s.events, start + t.rows[task].ttft_s, FIRST, task)
 
@@ -386,7 +405,7 @@ def _delay(s: Any, t: Any, task: int, now_s: float) -> None:
 
 
 @compiled
-def _delay_done(s: Any, t: Any, task: int, now_s: float) -> None:
+def _delay_done(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     p = t.rows[task].prefill_pool
     if p >= 0 and t.rows[task].kind != GENERATE:
         pool = s.pools[p]
@@ -395,6 +414,8 @@ def _delay_done(s: Any, t: Any, task: int, now_s: float) -> None:
         if waiting >= 0:
             pool.head = s.sequences[waiting].next
             _delay(s, t, waiting, now_s)
+    elif s.sequences[task].locked >= 0:
+        end_use(s, t, tree, task)
     end_task(s, t, task, now_s, COMPLETED, -1)
 
 
@@ -435,7 +456,7 @@ def _event_loop(sources: int) -> Callable[[State, Tasks, Prefixes, float, int], 
     return entry(advance)
 
 
-_advance = _event_loop(fingerprint(batch, cache, flow, heap, held, router, step))
+_advance = _event_loop(fingerprint(batch, cache, flow, heap, held, tiers, router, step))
 
 
 def advance(state: State, tasks: Tasks, tree: Prefixes, until_s: float, most_events: int) -> Stop:

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from heterarch.sim.state import EVENT, NONE, Event, Health, State
+from heterarch.sim.state import EVENT, NONE, Event, Health, Load, Shared, State
 from heterarch.sim.tasks import Int64, Table
 
 _MOVES = (Event.HANDOFF, Event.ARRIVED)
 _QUEUES = ("head", "tail", "run_head", "run_tail", "partial", "prefilled", "prefilled_tail", "lru_head", "lru_tail")
-_COUNTS = ("still", "busy", "idle", "queued", "running", "decodes", "context", "unprefilled", "finishes")
+_COUNTS = ("still", "busy", "idle", "queued", "running", "decodes", "context", "unprefilled", "finishes", "loaded")
 
 
 def lose_engine(state: State, engine: int) -> None:
@@ -29,14 +29,21 @@ def lose_engine(state: State, engine: int) -> None:
     record["healthy"] = Health.DOWN
     dropped = _drop_events(state, _concerns(state, engine))
     if (dropped["kind"] == Event.ITERATION).any():
-        record["busy_s"] += now_s - record["started_s"]
+        record["busy_s"] += max(0.0, now_s - record["started_s"])  # it begins later where it waits for a swap
     moves = dropped["id"][np.isin(dropped["kind"], _MOVES)]
     sent = state.sequences["engine"][moves] == engine
     _hand_over_again(state, moves[~sent])
-    lost = [*_settled(state, engine), *_on_their_way(state, moves[sent]), *_waiting_with_kv(state, engine)]
+    loading = dropped["id"][dropped["kind"] == Event.LOADED].tolist()
+    lost = [*_settled(state, engine, loading), *_on_their_way(state, moves[sent]), *_waiting_with_kv(state, engine)]
     _empty(state, engine, now_s)
+    _empty_stores(state, [engine], Shared.ENGINE)
     _start_again(state, np.array(lost, np.int64))
     record["lost_calls"] += len(lost)
+
+
+def lose_servers(state: State, engines: Sequence[int]) -> None:
+    """The servers of ``engines`` are gone, where none of their engines is up: so is the KV on them."""
+    _empty_stores(state, engines, Shared.SERVER)
 
 
 def cut_link(state: State, source: int, target: int, until_s: float) -> None:
@@ -80,9 +87,9 @@ def add_events(state: State, kind: Event, ids: Sequence[int] | Int64) -> None:
 
 
 def _concerns(state: State, engine: int) -> NDArray[np.bool_]:
-    """Which events are of ``engine``: its iterations, and KV that it sends or that is on its way to it."""
+    """Which events are of ``engine``: its iterations, KV that it sends or reads or that is on its way to it."""
     live = state.events[: state.clock[0]["events"]]
-    moves = np.isin(live["kind"], _MOVES)
+    moves = np.isin(live["kind"], (*_MOVES, Event.LOADED))
     rows = state.sequences[np.where(moves, live["id"], 0)]
     mine = moves & ((rows["engine"] == engine) | (rows["target"] == engine))
     return np.asarray(mine | (np.isin(live["kind"], (Event.ITERATION, Event.START)) & (live["id"] == engine)))
@@ -112,18 +119,28 @@ def _hand_over_again(state: State, tasks: Int64) -> None:
     add_events(state, Event.HANDOFF, tasks)
 
 
-def _settled(state: State, engine: int) -> list[int]:
-    """The calls that wait or run on ``engine``; they need in KV what they have generated, too."""
+def _settled(state: State, engine: int, loading: list[int]) -> list[int]:
+    """The calls that wait, run or load KV on ``engine``; they need in KV what they have generated, too."""
     record, rows = state.engines[engine], state.sequences
     decoding = state.finishes[engine, : record["finishes"]]["task"]
     made = record["iteration"] - rows["from_iteration"][decoding]
     rows["left"][decoding] -= made
     rows["need"][decoding] = rows["from_context"][decoding] + made
-    waiting = list(_chain(state, int(record["head"]), "next"))
+    waiting = [*_chain(state, int(record["head"]), "next"), *loading]
+    _leave_host(state, engine, waiting)
     rows["need"][waiting] += rows["transferred"][waiting]  # their first token was made
     here = [*_chain(state, int(record["run_head"]), "run_next"), *waiting]
     rows["target"][here] = NONE
     return here
+
+
+def _leave_host(state: State, engine: int, tasks: list[int]) -> None:
+    """Give back the room on the host of those of ``tasks`` that are swapped out."""
+    rows = state.sequences[tasks]
+    need = rows["need"][np.isin(rows["tier"], (Load.SWAPPED, Load.RETURNING))]
+    if len(need):
+        block_tokens = state.crossing.shape[1]
+        state.stores["free"][state.engines["stores"][engine][0]] += (-(-need // block_tokens)).sum()
 
 
 def _on_their_way(state: State, tasks: Int64) -> list[int]:
@@ -182,11 +199,30 @@ def _empty(state: State, engine: int, now_s: float) -> None:
         record[name] = 0
     record["free"] = state.pools["capacity"][record["pool"]]
     record["link_free_s"] = now_s
+    record["stall_s"] = 0.0
     state.crossing[engine] = 0
     if record["cache"] >= 0 and not state.clock[0]["unbounded"]:
-        nodes = state.nodes[record["cache"]]
-        nodes["resident"] = nodes["refs"] = 0
-        nodes["older"] = nodes["newer"] = NONE
+        _forget(state, int(record["cache"]))
+
+
+def _empty_stores(state: State, engines: Sequence[int], shared: Shared) -> None:
+    """Stores below ``engines`` that are ``shared`` so hold nothing; but those below another engine that is up stay."""
+    below = state.engines["stores"]
+    up = np.unique(below[state.engines["healthy"] != Health.DOWN])
+    for row in np.setdiff1d(below[list(engines)], [*up, NONE]).tolist():
+        store = state.stores[row]
+        if store["shared"] == shared:
+            store["free"], store["idle"] = store["capacity"], 0
+            store["lru_head"] = store["lru_tail"] = NONE
+            store["read_free_s"] = store["write_free_s"] = state.clock[0]["now_s"]
+            _forget(state, int(store["row"]))
+
+
+def _forget(state: State, row: int) -> None:
+    """A cache without any prefix."""
+    nodes = state.nodes[row]
+    nodes["resident"] = nodes["refs"] = 0
+    nodes["older"] = nodes["newer"] = NONE
 
 
 def _start_again(state: State, tasks: Int64) -> None:
@@ -194,7 +230,7 @@ def _start_again(state: State, tasks: Int64) -> None:
     rows = state.sequences
     for name in ("next", "run_prev", "run_next", "engine", "locked"):
         rows[name][tasks] = NONE
-    for name in ("transferred", "done", "covered", "held", "owed"):
+    for name in ("transferred", "tier", "done", "covered", "held", "owed"):
         rows[name][tasks] = 0
     rows["restarts"][tasks] += 1
     state.losses[tasks] = np.minimum(state.losses[tasks], 126) + 1

@@ -46,6 +46,8 @@ def pool_table(pools: Sequence[Pool], router: str | None, block_tokens: int) -> 
         kind = pool_kind(pool)
         records[row]["kind"], records[row]["router"], records[row]["first"] = kind, code, first
         records[row]["head"] = records[row]["tail"] = records[row]["held"] = records[row]["held_tail"] = -1
+        records[row]["ttl_s"] = pool.kv_ttl_s or 0.0
+        records[row]["tiers"], records[row]["swap"] = len(pool.kv_tiers), pool.preemption == "swap"
         records[row]["free_servers"] = max(1, pool.engines) * max(1, pool.concurrency)
         if kind == PoolKind.ENGINES:
             _engines(records[row], pool, block_tokens)

@@ -26,7 +26,9 @@ from heterarch.sim.faults import Faults
 from heterarch.sim.placement import CallOps, Placement, call_ops, main_call
 from heterarch.sim.pools import check_placement, draw_endpoint_latency, pool_table
 from heterarch.sim.replay import Replay, replay_tasks
+from heterarch.sim.reuse import reuse_of
 from heterarch.sim.state import State, new_state
+from heterarch.sim.stores import stores_of
 from heterarch.sim.tasks import Prefixes, Tasks
 from heterarch.sim.unroll import unroll
 from heterarch.sim.uptime import undisturbed
@@ -125,7 +127,8 @@ def run_simulation(
     name = builtin_router(chosen).name if isinstance(chosen, str) else None
     changes = None if faults is None else Changes(plan, flat, faults, tasks, seed=seed, until_s=until_s)
     pools = plan.pools if changes is None else changes.reserved
-    state = new_state(pool_table(pools, name, tree.block_tokens), tasks, tree, cache == "unbounded")
+    stores = stores_of(pools, tree.block_tokens)
+    state = new_state(pool_table(pools, name, tree.block_tokens), tasks, tree, cache == "unbounded", stores)
     if changes is not None:
         changes.begin(state)
     finished = _run(state, tasks, tree, until_s, None if isinstance(chosen, str) else chosen, progress, changes)
@@ -191,6 +194,7 @@ def _result(
     begin_s = outcome.begin_s(state)
     times = undisturbed(plan.pools, duration) if changes is None else changes.times(begin_s, begin_s + duration)
     pools = outcome.pool_reports(pools_of_all, state, times, duration, by_pool)
+    reuse = reuse_of(pools_of_all, state, np.arange(len(state.engines)))
     sent = state.engines["transfer_tokens"] * state.pools["kv_bytes"][state.engines["pool"]]
     facts = RunFacts(
         kind="simulated",
@@ -206,6 +210,8 @@ def _result(
         block_tokens=tree.block_tokens,
         blocks=int(state.clock[0]["asked_blocks"]),
         hit_blocks=int(state.clock[0]["hit_blocks"]),
+        tiers=reuse.tiers,
+        prefill_amplification=reuse.prefill_amplification,
         reasons=[text.format(attempts=int(state.clock[0]["most_losses"])) for text in REASONS],
         notes=_notes(plan, source, finished),
     )
@@ -215,8 +221,10 @@ def _result(
 
 def _notes(plan: Plan, source: Workload | Trace, finished: bool) -> list[str]:
     notes = [] if finished else ["stopped before the end: times are over what had completed"]
+    if any(pool.endpoint and not pool.kv_ttl_s for pool in plan.pools):
+        notes.append("a hosted API without `kv_ttl_s` is assumed to keep every prompt prefix cached")
     if any(pool.endpoint for pool in plan.pools):
-        notes.append("a hosted API is assumed to keep every prompt prefix cached, and to answer at its median TPOT")
+        notes.append("a hosted API is assumed to answer at its median TPOT")
     if isinstance(source, Trace) and source.notes:
         notes.extend(source.notes)
     return notes
