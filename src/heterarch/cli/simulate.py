@@ -41,6 +41,11 @@ def simulate(
     ),
     call: str = typer.Option("", help="LLM call that a trace is replayed on; default: the one that generates most."),
     router: str | None = typer.Option(None, help="least-pending-tokens or prefix-affinity; default: the plan's."),
+    admission: str | None = typer.Option(
+        None,
+        help="all, queue-limit[:TOKENS], queue-hold[:TOKENS] or deadline[:SECONDS]; default: the plan's, else all.",
+    ),
+    max_queue: int | None = typer.Option(None, min=1, help="Stop when more calls and tasks wait than this."),
     until: float | None = typer.Option(None, help="Stop at this simulated time, seconds.", callback=above_zero),
     seed: int = typer.Option(0, min=0, help="Seed of every draw; the same seed gives the same bytes."),
     output: Path | None = typer.Option(
@@ -54,7 +59,10 @@ def simulate(
     progress: bool = typer.Option(True, help="Show progress on a terminal."),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
-    """Simulate a plan; exit code 0 also when an SLO is missed, 130 after Ctrl-C (the partial report is kept)."""
+    """Simulate a plan; exit code 0 also when an SLO is missed or the plan is overloaded.
+
+    130 after Ctrl-C, 2 after a policy that misbehaved: the partial report is kept.
+    """
     made = load_plan(plan)
     check_plan(made, Catalog.load(*made.provenance.catalog_files, *catalog), str(plan))
     source: Workload | Trace
@@ -64,7 +72,8 @@ def simulate(
         source = made.load if workload is None and made.load is not None else load_workload(workload or made.workload)
         source = source.at_rate(rate) if rate is not None else source
     done = run_simulation(
-        made, flat_of(made, str(plan)), source, seed=seed, requests=requests, until_s=until, router=router, cache=cache,
+        made, flat_of(made, str(plan)), source, seed=seed, requests=requests, until_s=until, router=router,
+        admission=admission, max_queue=max_queue, cache=cache,
         replay=replay, call=call, progress=progress and not as_json,
     )  # fmt: skip
     publish(done, as_json, output=output, parquet=parquet, plot=plot)

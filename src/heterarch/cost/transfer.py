@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from heterarch.catalog.device import Device
 from heterarch.catalog.model import Model
@@ -20,11 +23,17 @@ _LATENCY = "latencies and the RDMA share of line rate are guesses"
 
 @dataclass(frozen=True, slots=True)
 class TransferRate:
-    """Bytes per second in one direction, the latency of one message, and where the rate comes from."""
+    """Bytes per second in one direction, the latency of one message, and where the rate comes from.
+
+    ``layers``: parts in which KV leaves while the prefill computes, 1 where it leaves afterwards. ``shared``: all
+    engines of both sides share the rate; otherwise each pair of engines has it to itself.
+    """
 
     bytes_per_s: float
     latency_s: float
     source: Source
+    layers: int = 1
+    shared: bool = False
 
 
 def group_link(device: Device, devices: int) -> TransferRate:
@@ -84,9 +93,23 @@ def engine_rate(link: TransferRate, devices: int) -> TransferRate:
     return TransferRate(link.bytes_per_s * devices, link.latency_s, link.source)
 
 
-def kv_transfer_s(kv_bytes: float, link: TransferRate, senders: int = 1, receivers: int = 1) -> float:
-    """Seconds to move ``kv_bytes`` between two engines; the side with fewer devices limits."""
-    return link.latency_s + kv_bytes / (link.bytes_per_s * min(senders, receivers))
+def exposed_bytes(kv_bytes: Any, bytes_per_s: Any, layers: Any, prefill_s: Any) -> Any:
+    """Bytes still to send when a prefill of ``prefill_s`` ends whose KV leaves in ``layers`` parts; broadcasts.
+
+    The first part leaves after 1/layers of the prefill, the last one when it ends, so at least that one is exposed
+    (Splitwise, arXiv 2311.18677, section 4.2).
+    """
+    overlap_s = (layers - 1) / layers * prefill_s
+    return np.maximum(kv_bytes / layers, kv_bytes - overlap_s * bytes_per_s)
+
+
+def kv_transfer_s(kv_bytes: Any, link: TransferRate, senders: int = 1, receivers: int = 1, prefill_s: Any = 0.0) -> Any:
+    """Seconds from the end of the prefill until ``kv_bytes`` have moved between two engines; broadcasts.
+
+    The side with fewer devices limits; what leaves layer by layer during ``prefill_s`` is hidden.
+    """
+    rate = link.bytes_per_s * min(senders, receivers)
+    return link.latency_s + exposed_bytes(kv_bytes, rate, link.layers, prefill_s) / rate
 
 
 def kv_bytes(model: Model, tokens: float, dtype: str = "bf16", batch: int = 1) -> float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from heterarch.catalog.catalog import Catalog
 from heterarch.catalog.fleet import Fleet
 from heterarch.cost.money.endpoint import binding_limit, call_usd, calls_per_s
-from heterarch.cost.transfer import RDMA_SHARE, TransferRate, pair_link
+from heterarch.cost.transfer import RDMA_SHARE, TransferRate, kv_transfer_s, pair_link
 from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.candidates import Candidate, Hosted, Limits, quantile, z_of
@@ -54,7 +54,8 @@ class Links:
 
     def __init__(self, fleet: Fleet, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._stated = {(link.a, link.b): catalog.link(link.link) for link in fleet.links}
+        self._stated = {(link.a, link.b): (catalog.link(link.link), link.shared) for link in fleet.links}
+        self.layerwise = fleet.layerwise_kv
         self._known: dict[tuple[str, str], TransferRate | None] = {}
 
     def between(self, a: str, b: str) -> TransferRate | None:
@@ -66,8 +67,9 @@ class Links:
     def _find(self, a: str, b: str) -> TransferRate | None:
         stated = self._stated.get((a, b)) or self._stated.get((b, a))
         if stated:
-            source = Source(Grade.DECLARED, f"link {stated.id} of the fleet")
-            return TransferRate(stated.bytes_per_s * RDMA_SHARE, stated.latency_s, source)
+            link, shared = stated
+            source = Source(Grade.DECLARED, f"link {link.id} of the fleet")
+            return TransferRate(link.bytes_per_s * RDMA_SHARE, link.latency_s, source, shared=shared)
         try:
             return pair_link(self._catalog.device(a), self._catalog.device(b))
         except InputError:
@@ -80,12 +82,14 @@ def sent_tokens(mix: Mix, receiver: Point) -> Floats:
 
 
 def pair_rate(sender: Point, receiver: Point, links: Links) -> TransferRate | None:
-    """The rate between two engines: each device pair of the smaller one has its own link."""
+    """The rate between two engines: each device pair of the smaller one has its own link, unless all share one."""
     a, b = sender.engine.config, receiver.engine.config
     link = links.between(a.device.id, b.device.id)
     if link is None:
         return None
-    return TransferRate(link.bytes_per_s * min(a.devices, b.devices), link.latency_s, link.source)
+    pairs = 1 if link.shared else min(a.devices, b.devices)
+    layers = a.model.layers if links.layerwise else 1
+    return replace(link, bytes_per_s=link.bytes_per_s * pairs, layers=layers)
 
 
 def resources_of(candidates: Sequence[Candidate]) -> list[Resource]:
@@ -187,7 +191,7 @@ def kv_edge(
             continue
         assert receiver.point is not None
         tokens = sent_tokens(mix, receiver.point)[mine]
-        seen: dict[tuple[float, float], Link | None] = {}
+        seen: dict[tuple[float, float, int], Link | None] = {}
         for i, sender in enumerate(before):
             if sender.role != "prefill" or sender.point is None:
                 continue
@@ -196,20 +200,23 @@ def kv_edge(
             rate = pair_rate(sender.point, receiver.point, links)
             if rate is None:
                 continue
-            key = (rate.bytes_per_s, rate.latency_s)
+            key = (rate.bytes_per_s, rate.latency_s, i if rate.layers > 1 else -1)
             if key not in seen:
-                seen[key] = _link(mix.output[mine], tokens, receiver.point, rate, limits)
+                prefill_s = sender.point.service[mine]
+                calls_per_s = mix.calls_of(call.decode) if rate.shared else receiver.point.calls_per_s
+                load = calls_per_s * float(tokens.mean()) * receiver.point.engine.kv_bytes_per_token
+                fits = load <= MOST_INGRESS * rate.bytes_per_s
+                seen[key] = _link(mix.output[mine], tokens, receiver.point, rate, prefill_s, limits) if fits else None
             link = seen[key]
             if link is not None:
                 pairs[i, j] = link
     return Edge(f"{call.name}.prefill", f"{call.name}.decode", pairs)
 
 
-def _link(output: Floats, tokens: Floats, receiver: Point, rate: TransferRate, limits: Limits) -> Link | None:
-    kv = receiver.engine.kv_bytes_per_token
-    if receiver.calls_per_s * float(tokens.mean()) * kv > MOST_INGRESS * rate.bytes_per_s:
-        return None
-    seconds = rate.latency_s + tokens * kv / rate.bytes_per_s
+def _link(
+    output: Floats, tokens: Floats, receiver: Point, rate: TransferRate, prefill_s: Floats, limits: Limits
+) -> Link | None:
+    seconds = kv_transfer_s(tokens * receiver.engine.kv_bytes_per_token, rate, prefill_s=prefill_s)
     several = output > 1
     spread = seconds[several] / (output[several] - 1)
     for limit in limits.tpot if several.any() else ():

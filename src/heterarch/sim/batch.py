@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from heterarch.cost.step import StepCost, step_time_s
+from heterarch.cost.step import StepCost
 from heterarch.sim.cache import append_run, cover, hold, idle_on_path, keep_all, lookup, release, take
 from heterarch.sim.compiled import compiled
 from heterarch.sim.heap import drop_finish, push_finish
-
-step_seconds = compiled(step_time_s)
+from heterarch.sim.speculate import iteration_seconds, token_limit
 
 
 @compiled
@@ -63,7 +62,8 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     _seat_transferred(s, t, tree, e, now_s)
     _grow(s, t, tree, e)
     tokens, pairs = engine.decodes, 0.0
-    while tokens < pool.budget:
+    limit = token_limit(pool, engine.decodes)
+    while tokens < limit:
         task = engine.partial
         if task < 0:
             task = engine.head
@@ -71,19 +71,21 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
                 break
             engine.partial = task
         sequence = s.sequences[task]
-        chunk = min(pool.budget - tokens, sequence.need - sequence.done)
+        chunk = min(limit - tokens, sequence.need - sequence.done)
         pairs += chunk * (sequence.done + 0.5 * chunk)
         tokens += chunk
         _compute(s, t, tree, e, task, chunk)
     engine.busy = 1 if tokens > 0 else 0
     if tokens > 0:
         engine.started_s = now_s
-        engine.end_s = now_s + step_seconds(_cost(pool), tokens, pairs, engine.decodes, engine.context)
+        chunk = tokens - engine.decodes
+        engine.end_s = now_s + iteration_seconds(pool, cost_of(pool), chunk, pairs, engine.decodes, engine.context)
     return bool(tokens > 0)
 
 
 @compiled
-def _cost(pool: Any) -> StepCost:
+def cost_of(pool: Any) -> StepCost:
+    """The step cost of a pool."""
     return StepCost(
         pool.fixed_s,
         pool.token_s,

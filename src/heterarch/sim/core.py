@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from heterarch.cost import step
-from heterarch.policy import router
+from heterarch.cost import step, transfer
+from heterarch.policy import admission, router
 from heterarch.policy.base import RouterView
 from heterarch.policy.router import least_pending_tokens, prefix_affinity
-from heterarch.sim import batch, cache, flow, heap
+from heterarch.sim import batch, cache, flow, gate, heap, links, speculate
 from heterarch.sim.batch import (
     begin_iteration,
     blocks_of,
@@ -29,7 +29,9 @@ from heterarch.sim.batch import (
 from heterarch.sim.cache import keep_all, lookup
 from heterarch.sim.compiled import compiled, entry, fingerprint
 from heterarch.sim.flow import COMPLETED, FAILED, REJECTED, end_task, first_token, open_request
+from heterarch.sim.gate import hold, judge, let_go, limited_until, token_seconds
 from heterarch.sim.heap import drop_event, push_event
+from heterarch.sim.links import move_on, send
 from heterarch.sim.state import UNDECIDED, Event, PoolKind, State, Stop
 from heterarch.sim.tasks import Prefixes, TaskKind, Tasks
 
@@ -37,16 +39,19 @@ GENERATE = int(TaskKind.GENERATE)
 ENDPOINT = int(PoolKind.ENDPOINT)
 SUBMIT, ITERATION, HANDOFF = int(Event.SUBMIT), int(Event.ITERATION), int(Event.HANDOFF)
 ARRIVED, FIRST, DONE = int(Event.ARRIVED), int(Event.FIRST), int(Event.DONE)
-START = int(Event.START)
+START, LINK, ADMIT = int(Event.START), int(Event.LINK), int(Event.ADMIT)
 STOP_DONE, STOP_UNTIL, STOP_ROUTE = int(Stop.DONE), int(Stop.UNTIL), int(Stop.ROUTE)
-STOP_STUCK = int(Stop.STUCK)
+STOP_STUCK, STOP_ADMIT = int(Stop.STUCK), int(Stop.ADMIT)
 
 #: reasons by number, as they stand in ``requests.reason``
 REASONS = (
     "the call needs more KV than one engine has",
     "no healthy engine",
+    "the call is longer than the model's context",
+    "the admission policy rejected it",
 )
-TOO_LONG, NO_ENGINE = 0, 1
+TOO_LONG, NO_ENGINE, BEYOND_CONTEXT, NOT_ADMITTED = 0, 1, 2, 3
+ADMITTED, REFUSED = 0, 1
 _NEVER = float("inf")
 
 _least_pending_tokens = compiled(least_pending_tokens)
@@ -78,6 +83,10 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
         first_token(s, t, id_, now_s)
     elif kind == DONE:
         _delay_done(s, t, id_, now_s)
+    elif kind == LINK:
+        move_on(s, now_s)
+    elif kind == ADMIT:
+        return _ask_first(s, t, tree, id_, now_s)
     return True
 
 
@@ -91,13 +100,74 @@ def _submit(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
     if t.rows[task].kind != GENERATE:
         _delay(s, t, task, now_s)
         return True
+    tokens = t.rows[task].prompt_tokens + t.rows[task].output_tokens
+    if 0 < s.pools[t.rows[task].decode_pool].context_tokens < tokens:
+        end_task(s, t, task, now_s, REJECTED, BEYOND_CONTEXT)
+        return True
+    if s.pools[pool].kind != ENDPOINT and _too_long(s, t, tree, task):
+        end_task(s, t, task, now_s, REJECTED, TOO_LONG)
+        return True
+    if s.clock[0].admission == 0 or s.requests[t.rows[task].request].admitted:
+        return _begin(s, t, tree, task, now_s)
+    if s.pools[pool].held_head >= 0:
+        hold(s, task, pool)
+        return True
+    return _ask(s, t, tree, task, now_s)
+
+
+@compiled
+def _begin(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
+    """Send a call to its pool; False when Python must route."""
+    pool = t.rows[task].prefill_pool
     if s.pools[pool].kind == ENDPOINT:
         _call_endpoint(s, t, tree, task, now_s)
         return True
-    if _too_long(s, t, tree, task):
-        end_task(s, t, task, now_s, REJECTED, TOO_LONG)
-        return True
     return _route(s, t, tree, task, pool, now_s)
+
+
+@compiled
+def _ask(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
+    """Ask the admission policy about ``task``; False when Python must decide."""
+    pool = t.rows[task].prefill_pool
+    fill_view(s, t, tree, task, pool)
+    decision = judge(s, t, task, pool, now_s)
+    if decision == UNDECIDED:
+        s.clock[0].ask_task, s.clock[0].ask_pool = task, pool
+        return False
+    return _judged(s, t, tree, task, decision, now_s)
+
+
+@compiled
+def _ask_first(s: Any, t: Any, tree: Any, p: int, now_s: float) -> bool:
+    """Ask about the first call held before pool ``p``; it passes where its request was admitted or lost meanwhile."""
+    s.pools[p].asking = 0
+    task = s.pools[p].held_head
+    if task < 0:
+        return True
+    request = s.requests[t.rows[task].request]
+    if request.status == REJECTED or request.status == FAILED:
+        let_go(s, task, p, now_s)
+        end_task(s, t, task, now_s, request.status, request.reason)
+        return True
+    if request.admitted:
+        return _judged(s, t, tree, task, ADMITTED, now_s)
+    return _ask(s, t, tree, task, now_s)
+
+
+@compiled
+def _judged(s: Any, t: Any, tree: Any, task: int, decision: int, now_s: float) -> bool:
+    """Apply a decision of the admission policy; False when Python must route."""
+    pool = t.rows[task].prefill_pool
+    if decision == ADMITTED:
+        s.requests[t.rows[task].request].admitted = 1
+        let_go(s, task, pool, now_s)
+        return _begin(s, t, tree, task, now_s)
+    if decision == REFUSED:
+        let_go(s, task, pool, now_s)
+        end_task(s, t, task, now_s, REJECTED, NOT_ADMITTED)
+    else:
+        hold(s, task, pool)
+    return True
 
 
 @compiled
@@ -229,6 +299,16 @@ def _resume(s: Any, t: Any, tree: Any) -> bool:
 
 
 @compiled
+def _resume_asking(s: Any, t: Any, tree: Any) -> bool:
+    clock = s.clock[0]
+    if clock.decision == UNDECIDED:
+        return False
+    task, decision = clock.ask_task, clock.decision
+    clock.ask_task, clock.ask_pool, clock.decision = -1, -1, UNDECIDED
+    return _judged(s, t, tree, task, decision, clock.now_s)
+
+
+@compiled
 def _place(s: Any, t: Any, tree: Any, task: int, p: int, row: int, now_s: float) -> None:
     sequence = s.sequences[task]
     s.clock[0].decisions += 1
@@ -250,21 +330,16 @@ def _place(s: Any, t: Any, tree: Any, task: int, p: int, row: int, now_s: float)
 
 @compiled
 def _send(s: Any, t: Any, tree: Any, task: int, target: int, now_s: float) -> None:
-    """Send the KV that the decode engine lacks; transfers out of one engine follow each other."""
+    """Send the KV that the decode engine lacks."""
     sequence = s.sequences[task]
     source, engine = s.engines[sequence.engine], s.engines[target]
-    a, b = s.pools[source.pool], s.pools[engine.pool]
     found = cached_blocks(s, t, tree, target, task) * tree.block_tokens
     tokens = max(sequence.need - found, 0)
-    rate = min(a.link_bytes_per_s, b.link_bytes_per_s)
-    start = max(now_s, source.link_free_s)
-    source.link_free_s = start + tokens * a.kv_bytes / rate
     source.transfer_tokens += tokens
     sequence.target = target
     sequence.owed = sequence.need
     engine.unprefilled += sequence.owed
-    latency = max(a.link_latency_s, b.link_latency_s)
-    push_event(s.clock[0], s.events, source.link_free_s + latency, ARRIVED, task)
+    send(s, task, tokens * s.pools[source.pool].kv_bytes, now_s)
 
 
 @compiled
@@ -281,17 +356,15 @@ def _arrived(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
 
 @compiled
 def _call_endpoint(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
-    """A hosted API: sampled latency, after the rate limits (token buckets that hold one minute) let it pass."""
+    """A hosted API: sampled latency, after the rate limits let the call pass."""
     pool, sequence = s.pools[t.rows[task].prefill_pool], s.sequences[task]
     engine = s.engines[pool.first]
     output = max(t.rows[task].output_tokens, 1)
-    start = now_s
-    tokens_s = min(60.0, pool.token_interval_s * (t.rows[task].prompt_tokens + output))
+    tokens_s = token_seconds(t, pool, task)
+    start = limited_until(pool, tokens_s, now_s)
     if pool.call_interval_s > 0.0:
-        start = max(start, pool.calls_due_s + pool.call_interval_s - 60.0)
         pool.calls_due_s = max(pool.calls_due_s, start) + pool.call_interval_s
     if tokens_s > 0.0:
-        start = max(start, pool.tokens_due_s + tokens_s - 60.0)
         pool.tokens_due_s = max(pool.tokens_due_s, start) + tokens_s
     sequence.scheduled_s = start
     sequence.first_engine = sequence.engine = pool.first
@@ -366,6 +439,8 @@ def _event_loop(sources: int) -> Callable[[State, Tasks, Prefixes, float, int], 
         left = most_events if sources else 0  # ties the machine code on disk to its sources
         if clock.route_task >= 0 and not _resume(s, t, tree):
             return STOP_ROUTE
+        if clock.ask_task >= 0 and not _resume_asking(s, t, tree):
+            return STOP_ADMIT if clock.ask_task >= 0 else STOP_ROUTE
         while left > 0:
             now_s, root = _next(s, t)
             if now_s == _NEVER:
@@ -374,14 +449,14 @@ def _event_loop(sources: int) -> Callable[[State, Tasks, Prefixes, float, int], 
                 return STOP_UNTIL
             happened = _step(s, t, tree, now_s, root, until_s, left)
             if happened == 0:
-                return STOP_ROUTE
+                return STOP_ADMIT if clock.ask_task >= 0 else STOP_ROUTE
             left -= happened
         return STOP_UNTIL
 
     return entry(advance)
 
 
-_advance = _event_loop(fingerprint(batch, cache, flow, heap, router, step))
+_advance = _event_loop(fingerprint(admission, batch, cache, flow, gate, heap, links, router, speculate, step, transfer))
 
 
 def advance(state: State, tasks: Tasks, tree: Prefixes, until_s: float, most_events: int) -> Stop:

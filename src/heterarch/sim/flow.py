@@ -8,6 +8,7 @@ import numpy as np
 
 from heterarch.report.aggregate import Status
 from heterarch.sim.compiled import compiled
+from heterarch.sim.gate import ask_again
 from heterarch.sim.heap import push_event
 from heterarch.sim.state import Event
 
@@ -32,6 +33,7 @@ def first_token(s: Any, t: Any, task: int, now_s: float) -> None:
     if np.isnan(sequence.first_s):
         sequence.first_s = now_s
         _fire(s, t, task, now_s, 1)
+        ask_again(s, t.rows[task].prefill_pool, now_s)
 
 
 @compiled
@@ -57,6 +59,7 @@ def end_task(s: Any, t: Any, task: int, now_s: float, status: int, reason: int) 
     if request.left == 0 and request.status == 0:
         request.status = COMPLETED
     _fire(s, t, task, now_s, 0)
+    ask_again(s, t.rows[task].prefill_pool, now_s)
 
 
 @compiled

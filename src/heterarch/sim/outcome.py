@@ -11,7 +11,8 @@ from heterarch.cost.money.endpoint import call_usd
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.document import Plan, Pool
 from heterarch.report.aggregate import CALL, REQUEST, OpTimes, Records, Status
-from heterarch.report.schema import PoolReport
+from heterarch.report.overload import trend
+from heterarch.report.schema import Overload, PoolReport
 from heterarch.sim.placement import call_ops
 from heterarch.sim.pools import pool_kind
 from heterarch.sim.state import PoolKind, State
@@ -119,6 +120,25 @@ def _utilisation(pool: Pool, record: Any, engines: Any, duration_s: float) -> fl
         return float(engines["busy_s"].sum() / (len(engines) * duration_s))
     servers = max(1, pool.engines) * max(1, pool.concurrency)
     return min(1.0, float(record["busy_s"] / (servers * duration_s)))
+
+
+def overloads(plan: Plan, state: State, tasks: Tasks) -> list[Overload]:
+    """The pools whose waiting grows: for an engine, a server or a rate limit; in a decode pool, until the answer."""
+    found = []
+    rows, sequences = tasks.rows, state.sequences
+    decodes = (rows["kind"] == TaskKind.GENERATE) & (rows["decode_pool"] != rows["prefill_pool"])
+    for row, pool in enumerate(plan.pools):
+        mine = [(sequences[rows["prefill_pool"] == row], "submitted_s", "scheduled_s")]
+        mine.append((sequences[decodes & (rows["decode_pool"] == row)], "arrived_s", "finish_s"))
+        for part, begun, ended in mine:
+            at, until = part[begun], part[ended]
+            served = np.isfinite(at) & np.isfinite(until)
+            seen = trend(at[served], until[served] - at[served])
+            if seen.grows:
+                last = float(np.nanmax(at))
+                queued = int((np.isfinite(at) & ~(until <= last)).sum())
+                found.append(Overload(pool=pool.name, growth=seen.growth, wait_s=seen.wait_s, queued=queued))
+    return found
 
 
 def op_times(plan: Plan, flat: FlatProgram, state: State, tasks: Tasks) -> list[OpTimes]:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from heterarch.cost.step import KNOTS, StepCost
-from heterarch.sim.tasks import Int64, Prefixes, Table, Tasks
+from heterarch.policy.admission import ADMISSIONS, BuiltinAdmission
+from heterarch.sim.tasks import Floats, Int64, Prefixes, Table, TaskKind, Tasks
 
 NONE = -1
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
@@ -32,6 +33,8 @@ class Event(IntEnum):
     FIRST = 4  # an endpoint sends the first token
     DONE = 5  # a delay or an endpoint call ends
     START = 6  # an idle engine has something to do
+    LINK = 11  # a KV transfer may have ended
+    ADMIT = 12  # the calls held before a pool are asked for again; ``id`` is the pool
 
 
 class Stop(IntEnum):
@@ -41,6 +44,7 @@ class Stop(IntEnum):
     UNTIL = 1
     ROUTE = 2  # a Python router must decide; see ``clock.route_task``, ``clock.route_pool``
     STUCK = 3  # tasks remain that nothing will ever start
+    ADMIT = 4  # an admission policy in Python must decide; see ``clock.ask_task``, ``clock.ask_pool``
 
 
 POOL = np.dtype(
@@ -66,6 +70,14 @@ POOL = np.dtype(
         ("tokens_due_s", np.float64),
         *((name, np.float64) for name in StepCost._fields if name != "bends_s"),
         ("bends_s", np.float64, (len(KNOTS),)),
+        ("context_tokens", np.int64),  # most tokens of a call, 0 for no limit
+        ("transfer_layers", np.int64),
+        ("verified", np.int64),  # tokens per decoding sequence and pass: 1, or with speculation draft_tokens + 1
+        ("tokens_per_step", np.float64),  # tokens that a pass moves a decode on
+        ("draft_s", np.float64),
+        ("held_head", np.int64),  # calls that the admission policy lets wait
+        ("held_tail", np.int64),
+        ("asking", np.int64),  # ADMIT is due
     ]
 )
 
@@ -104,6 +116,13 @@ ENGINE = np.dtype(
         ("preemptions", np.int64),
         ("peak_running", np.int64),
         ("transfer_tokens", np.int64),  # KV sent away
+        ("send_head", np.int64),  # transfers out of the engine, one after the other
+        ("send_tail", np.int64),
+        ("send_left", np.float64),  # bytes of the first, and its rate
+        ("send_rate", np.float64),
+        ("send_since_s", np.float64),  # since when it sends without a pause
+        ("receive_left", np.float64),  # bytes/s not given to anyone yet, while rates are shared out
+        ("receives", np.int64),
     ]
 )
 
@@ -144,6 +163,7 @@ REQUEST_STATE = np.dtype(
         ("reason", np.int64),
         ("release_s", np.float64),
         ("finish_s", np.float64),
+        ("admitted", np.int8),
     ]
 )
 
@@ -159,8 +179,21 @@ VIEW = np.dtype(
         ("queued", np.int64),
         ("running", np.int64),
         ("healthy", np.bool_),
+        ("wait", np.float64),  # predicted seconds until the first token
     ]
 )
+#: of one pair of pools; bytes/s and seconds
+LINK = np.dtype(
+    [
+        ("bytes_per_s", np.float64),  # of one pair of engines
+        ("latency_s", np.float64),
+        ("shared_bytes_per_s", np.float64),  # of all pairs together
+        ("left", np.float64),  # of the shared rate, while rates are shared out
+        ("users", np.int64),
+        ("sent_bytes", np.float64),
+    ]
+)
+NETWORK = np.dtype([("active", np.int64), ("updated_s", np.float64), ("due_s", np.float64)])
 CLOCK = np.dtype(
     [
         ("now_s", np.float64),
@@ -175,6 +208,11 @@ CLOCK = np.dtype(
         ("asked_blocks", np.int64),
         ("hit_blocks", np.int64),
         ("decisions", np.int64),
+        ("admission", np.int64),  # code of a built-in policy, -1: ask Python
+        ("admission_limit", np.float64),
+        ("otherwise", np.int64),  # what the built-in decides beyond its limit
+        ("ask_task", np.int64),
+        ("ask_pool", np.int64),
     ]
 )
 
@@ -194,9 +232,13 @@ class State(NamedTuple):
     roots: Int64  # tasks without predecessors, by time
     last_engine: Int64  # [sessions, P] row within the pool that served the session last, -1 none
     views: Table  # [E] what a router sees, filled before each decision
+    links: Table  # [P, P] from pool to pool
+    network: Table  # [1]
+    senders: Int64  # [E] engines that send, the first ``network.active`` of them
+    sending: Floats  # [n] bytes of a transfer; empty where no call changes its pool
 
 
-def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool) -> State:
+def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, links: Table | None = None) -> State:
     """The world before the first event.
 
     Args:
@@ -204,6 +246,7 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool) -> St
         tasks: what to run.
         tree: prefixes of the prompts.
         unbounded: one cache for all engines, which never forgets and takes no memory.
+        links: [P, P] :data:`LINK` records; by default only what engines send and receive limits.
     """
     count = int(pools["engines"].sum())
     engines = _engines(pools, count, len(tree.runs) > 0, unbounded)
@@ -221,18 +264,53 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool) -> St
         sequences=_sequences(tasks),
         requests=_requests(tasks),
         nodes=nodes,
-        events=np.zeros(2 * len(tasks.rows) + count + 8, EVENT),
+        events=np.zeros(2 * len(tasks.rows) + count + len(pools) + 8, EVENT),
         finishes=np.zeros((count, seats), FINISH),
         crossing=np.zeros((count, tree.block_tokens), np.int64),
         roots=ready[np.argsort(at, kind="stable")].astype(np.int64),
         last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int64),
         views=np.zeros(count, VIEW),
+        links=open_links(pools) if links is None else links,
+        network=np.array([(0, 0.0, np.inf)], NETWORK),
+        senders=np.zeros(count, np.int64),
+        sending=np.zeros(len(rows) if _transfers(tasks) else 0),
     )
+
+
+def set_admission(state: State, policy: BuiltinAdmission | None) -> None:
+    """Let a built-in admission policy decide, or with None one in Python; a new state admits all."""
+    clock = state.clock[0]
+    clock["admission"] = -1 if policy is None else list(ADMISSIONS).index(policy.name)
+    if policy is not None:
+        clock["admission_limit"], clock["otherwise"] = policy.limit, policy.otherwise
+
+
+def _transfers(tasks: Tasks) -> bool:
+    calls = tasks.rows[tasks.rows["kind"] == TaskKind.GENERATE]
+    return bool((calls["prefill_pool"] != calls["decode_pool"]).any())
+
+
+def open_links(pools: Table) -> Table:
+    """[P, P] links without limits of their own, at the longer latency of both pools."""
+    table = np.zeros((len(pools), len(pools)), LINK)
+    table["bytes_per_s"] = table["shared_bytes_per_s"] = np.inf
+    table["latency_s"] = np.maximum.outer(pools["link_latency_s"], pools["link_latency_s"])
+    return table
 
 
 def _engines(pools: Table, count: int, tree: bool, unbounded: bool) -> Table:
     engines = np.zeros(count, ENGINE)
-    for name in ("head", "tail", "run_head", "run_tail", "partial", "prefilled", "prefilled_tail", "lru_head"):
+    for name in (
+        "head",
+        "tail",
+        "run_head",
+        "run_tail",
+        "partial",
+        "prefilled",
+        "prefilled_tail",
+        "lru_head",
+        "send_head",
+    ):
         engines[name] = NONE
     engines["lru_tail"] = NONE
     engines["healthy"] = 1
@@ -249,7 +327,7 @@ def _sequences(tasks: Tasks) -> Table:
     for name in ("submitted_s", "scheduled_s", "first_s", "arrived_s", "finish_s"):
         rows[name] = np.nan
     rows["deps"] = tasks.rows["deps"]
-    rows["need"] = tasks.rows["prompt_tokens"]
+    rows["need"] = np.maximum(tasks.rows["prompt_tokens"], 1)
     rows["left"] = np.maximum(tasks.rows["output_tokens"], 1)
     return rows
 
@@ -266,6 +344,6 @@ def _clock(tasks: Tasks, unbounded: bool) -> Table:
     clock = np.zeros(1, CLOCK)
     clock["open_tasks"] = len(tasks.rows)
     clock["unbounded"] = unbounded
-    clock["route_task"] = clock["route_pool"] = NONE
+    clock["route_task"] = clock["route_pool"] = clock["ask_task"] = clock["ask_pool"] = NONE
     clock["decision"] = UNDECIDED
     return clock
