@@ -59,10 +59,8 @@ def simulate(
     progress: bool = typer.Option(True, help="Show progress on a terminal."),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
-    """Simulate a plan; exit code 0 also when an SLO is missed or the plan is overloaded.
-
-    130 after Ctrl-C, 2 after a policy that misbehaved: the partial report is kept.
-    """
+    """Simulate a plan; exit code 0 also when an SLO is missed or a pool is overloaded (the report says so), 130 after
+    Ctrl-C (the partial report is kept)."""
     made = load_plan(plan)
     check_plan(made, Catalog.load(*made.provenance.catalog_files, *catalog), str(plan))
     source: Workload | Trace

@@ -35,7 +35,7 @@ def trend(at_s: Floats, waited_s: Floats) -> Trend:
     """How waiting changes over a run; no growth where there are fewer than :data:`FEWEST` waits.
 
     Mann and Kendall's test and Theil and Sen's slope over the means of ten windows of as many waits each (Mann 1945,
-    Econometrica 13; Sen 1968, JASA 63). A queue served at a rate 1/f of its load grows by 1 - 1/f.
+    Econometrica 13; Sen 1968, JASA 63). Where f times as much comes as is served, waiting grows by f - 1.
 
     Args:
         at_s: [n] when each wait began.

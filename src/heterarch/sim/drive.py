@@ -13,8 +13,9 @@ from heterarch.sim.core import advance
 from heterarch.sim.state import State, Stop
 from heterarch.sim.tasks import Prefixes, Tasks
 
-SLICE_EVENTS = 200_000  # between two looks at the keyboard and at the queues
-SLICE_DECISIONS = 1_000  # the same, of policies in Python
+SLICE_EVENTS = 200_000  # between two looks at the keyboard
+QUEUE_EVENTS = 10_000  # between two looks at the queues where their length is limited
+SLICE_DECISIONS = 1_000  # of policies in Python, between two looks at either
 
 
 def drive(
@@ -43,10 +44,11 @@ def drive(
         PolicyError: a policy raised, wrote to its view or decided what cannot be.
         InputError: tasks wait for each other in a circle.
     """
+    most_events = SLICE_EVENTS if math.isinf(max_queue) else QUEUE_EVENTS
     decisions = 0
     try:
         while True:
-            stop = advance(state, tasks, tree, until_s, SLICE_EVENTS)
+            stop = advance(state, tasks, tree, until_s, most_events)
             if stop == Stop.DONE:
                 return True
             if stop == Stop.STUCK:

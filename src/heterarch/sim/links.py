@@ -85,14 +85,15 @@ def _sent_early(s: Any, e: int, task: int, kv_bytes: float, now_s: float) -> flo
     layers = s.pools[engine.pool].transfer_layers
     if layers <= 1 or now_s != sequence.first_s:
         return 0.0
-    begun = max(sequence.scheduled_s, engine.link_free_s)
-    idle_s = (engine.send_since_s if engine.send_head >= 0 else now_s) - begun
-    if idle_s <= 0.0:
+    first_layer_s = sequence.scheduled_s + (now_s - sequence.scheduled_s) / layers
+    begun = max(first_layer_s, engine.link_free_s)
+    overlap_s = (engine.send_since_s if engine.send_head >= 0 else now_s) - begun
+    if overlap_s <= 0.0:
         return 0.0
     target = s.engines[sequence.target]
     rate = min(s.pools[engine.pool].link_bytes_per_s, s.pools[target.pool].link_bytes_per_s)
     rate = min(rate, s.links[engine.pool, target.pool].bytes_per_s)
-    early = kv_bytes - _exposed_bytes(kv_bytes, rate, float(layers), idle_s)
+    early = kv_bytes - _exposed_bytes(kv_bytes, rate, float(layers), overlap_s * layers / (layers - 1))
     engine.link_free_s = begun + early / rate
     return float(early)
 

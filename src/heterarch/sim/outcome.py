@@ -123,22 +123,33 @@ def _utilisation(pool: Pool, record: Any, engines: Any, duration_s: float) -> fl
 
 
 def overloads(plan: Plan, state: State, tasks: Tasks) -> list[Overload]:
-    """The pools whose waiting grows: for an engine, a server or a rate limit; in a decode pool, until the answer."""
-    found = []
+    """The pools whose waiting grows until the last session starts: for an engine, a server or a rate limit to begin; in
+    a decode pool, from the KV's arrival to the end of the answer."""
     rows, sequences = tasks.rows, state.sequences
+    if not len(state.roots):
+        return []
+    last_s = float(rows["release_s"][state.roots[-1]] + rows["delay_s"][state.roots[-1]])
     decodes = (rows["kind"] == TaskKind.GENERATE) & (rows["decode_pool"] != rows["prefill_pool"])
+    found = []
     for row, pool in enumerate(plan.pools):
-        mine = [(sequences[rows["prefill_pool"] == row], "submitted_s", "scheduled_s")]
-        mine.append((sequences[decodes & (rows["decode_pool"] == row)], "arrived_s", "finish_s"))
-        for part, begun, ended in mine:
-            at, until = part[begun], part[ended]
-            served = np.isfinite(at) & np.isfinite(until)
-            seen = trend(at[served], until[served] - at[served])
-            if seen.grows:
-                last = float(np.nanmax(at))
-                queued = int((np.isfinite(at) & ~(until <= last)).sum())
-                found.append(Overload(pool=pool.name, growth=seen.growth, wait_s=seen.wait_s, queued=queued))
+        mine, begun, ended = decodes & (rows["decode_pool"] == row), "arrived_s", "finish_s"
+        if not mine.any():
+            mine, begun, ended = rows["prefill_pool"] == row, "submitted_s", "scheduled_s"
+        seen = _overload(pool.name, sequences[begun][mine], sequences[ended][mine], last_s)
+        if seen is not None:
+            found.append(seen)
     return found
+
+
+def _overload(pool: str, begun_s: Floats, ended_s: Floats, last_s: float) -> Overload | None:
+    begun = begun_s <= last_s
+    served = begun & np.isfinite(ended_s)
+    seen = trend(begun_s[served], (ended_s - begun_s)[served])
+    if not seen.grows:
+        return None
+    last_s = float(begun_s[begun].max())
+    queued = int((begun & ~(ended_s <= last_s)).sum())
+    return Overload(pool=pool, growth=seen.growth, wait_s=seen.wait_s, queued=queued)
 
 
 def op_times(plan: Plan, flat: FlatProgram, state: State, tasks: Tasks) -> list[OpTimes]:

@@ -24,7 +24,7 @@ from heterarch.report.slo import parse_slo
 from heterarch.sim import outcome
 from heterarch.sim.core import REASONS
 from heterarch.sim.drive import drive, waiting
-from heterarch.sim.placement import CallOps, Placement, call_ops, main_call
+from heterarch.sim.placement import CallOps, Placement, call_ops, check_ops, main_call
 from heterarch.sim.pools import check_placement, link_table, pool_table
 from heterarch.sim.replay import Replay, replay_tasks
 from heterarch.sim.state import State, new_state, set_admission
@@ -100,8 +100,8 @@ def run_simulation(
         until_s: stop at this simulated time; what is not done then is unfinished and the Report partial.
         router: a built-in by name, which runs compiled, or an object with ``decide``, which runs as it is; by
             default the plan's.
-        admission: an admission policy, likewise: ``all``, ``queue-limit:8192``, ``queue-hold:8192`` (tokens to prefill per
-            engine), ``deadline:2.5`` (seconds to the first token, by default the SLO's), or an object with ``decide``.
+        admission: an admission policy, likewise: ``all``, ``queue-limit:8192``, ``queue-hold:8192`` (tokens to prefill
+            per engine), ``deadline:2.5`` (seconds to the first token, by default the SLO's), or an object.
         max_queue: stop, with a partial Report, when more calls and tasks wait than that: such a load never drains.
         cache: each engine's own KV, or ``unbounded``: one that never forgets, takes no memory and serves all
             engines, which bounds the hit rate from above.
@@ -125,6 +125,7 @@ def run_simulation(
     else:
         tasks, tree = unroll(plan, flat, source, requests=requests, seed=seed, steady=steady)
     check_placement(tasks, plan.pools, plan.links)
+    check_ops(plan, flat)
     tasks = _with_endpoint_latency(plan, tasks, seed)
     chosen = router if router is not None else plan.policies.get("router", "prefix-affinity")
     name = builtin_router(chosen).name if isinstance(chosen, str) else None

@@ -1,8 +1,8 @@
 """Speculative decoding in an engine model that counts in tokens.
 
 A pass of the model verifies ``verified`` tokens per decoding sequence and moves each on by ``tokens_per_step`` on
-average. One iteration of the core stands for one token of every sequence, so it takes 1/tokens_per_step of a pass, and
-carries as much of the prefill. Throughput and mean TPOT are exact; lost are that tokens come in bursts of a pass and the
+average. One iteration of the core stands for one token of every sequence, so it takes 1/tokens_per_step of a pass and
+carries as much of the prefill. Throughput and mean TPOT are exact; lost are the bursts in which tokens come and the
 scatter of what is accepted. An iteration without decodes is a plain pass.
 """
 
@@ -38,4 +38,4 @@ def iteration_seconds(pool: Any, cost: StepCost, chunk: int, pairs: float, decod
     if decodes == 0 or pool.verified == 1:
         return pass_seconds(pool, cost, chunk, pairs, decodes, context)
     kept = pool.tokens_per_step
-    return pass_seconds(pool, cost, chunk * kept, pairs * kept, decodes, context) / kept
+    return float(pass_seconds(pool, cost, chunk * kept, pairs * kept, decodes, context) / kept)
