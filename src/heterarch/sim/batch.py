@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from heterarch.cost.step import StepCost
+from heterarch.cost.step import StepCost, step_time_s
 from heterarch.sim.cache import append_run, cover, hold, idle_on_path, keep_all, lookup, release, take
 from heterarch.sim.compiled import compiled
 from heterarch.sim.heap import drop_finish, push_finish
-from heterarch.sim.speculate import iteration_seconds, token_limit
+from heterarch.sim.speculate import draft_seconds, kept_tokens, token_limit
+
+step_seconds = compiled(step_time_s)
 
 
 @compiled
@@ -78,8 +80,10 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     engine.busy = 1 if tokens > 0 else 0
     if tokens > 0:
         engine.started_s = now_s
-        chunk = tokens - engine.decodes
-        engine.end_s = now_s + iteration_seconds(pool, cost_of(pool), chunk, pairs, engine.decodes, engine.context)
+        kept = kept_tokens(pool, engine.decodes)
+        computed = (tokens - engine.decodes) * kept + engine.decodes * pool.verified
+        seconds = step_seconds(cost_of(pool), computed, pairs * kept, engine.decodes, engine.context)
+        engine.end_s = now_s + (seconds + draft_seconds(pool, engine.decodes)) / kept
     return bool(tokens > 0)
 
 

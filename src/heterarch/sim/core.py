@@ -29,7 +29,7 @@ from heterarch.sim.batch import (
 from heterarch.sim.cache import keep_all, lookup
 from heterarch.sim.compiled import compiled, entry, fingerprint
 from heterarch.sim.flow import COMPLETED, FAILED, REJECTED, end_task, first_token, open_request
-from heterarch.sim.gate import hold, judge, let_go, limited_until, token_seconds
+from heterarch.sim.gate import answer, hold, judge, let_go, limited_until, token_seconds
 from heterarch.sim.heap import drop_event, push_event
 from heterarch.sim.links import move_on, send
 from heterarch.sim.state import UNDECIDED, Event, PoolKind, State, Stop
@@ -51,7 +51,7 @@ REASONS = (
     "the admission policy rejected it",
 )
 TOO_LONG, NO_ENGINE, BEYOND_CONTEXT, NOT_ADMITTED = 0, 1, 2, 3
-ADMITTED, REFUSED = 0, 1
+ADMITTED, REFUSED, WAITS = 0, 1, 2
 _NEVER = float("inf")
 
 _least_pending_tokens = compiled(least_pending_tokens)
@@ -73,8 +73,11 @@ def _next(s: Any, t: Any) -> tuple[float, bool]:
 
 @compiled
 def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> bool:
-    if kind == SUBMIT:
-        return _submit(s, t, tree, id_, now_s)
+    if kind == ADMIT:
+        s.pools[id_].asking = 0
+        id_ = s.pools[id_].held_head
+    if kind in (SUBMIT, ADMIT):
+        return id_ < 0 or _submit(s, t, tree, id_, now_s)
     if kind == HANDOFF:
         return _route(s, t, tree, id_, t.rows[id_].decode_pool, now_s)
     if kind == ARRIVED:
@@ -84,9 +87,7 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
     elif kind == DONE:
         _delay_done(s, t, id_, now_s)
     elif kind == LINK:
-        move_on(s, now_s)
-    elif kind == ADMIT:
-        return _ask_first(s, t, tree, id_, now_s)
+        move_on(s, id_, now_s)
     return True
 
 
@@ -94,6 +95,7 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
 def _submit(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
     if not open_request(s, t, task, now_s):
         request = s.requests[t.rows[task].request]
+        let_go(s, task, t.rows[task].prefill_pool, now_s)
         end_task(s, t, task, now_s, request.status, request.reason)
         return True
     pool = t.rows[task].prefill_pool
@@ -107,18 +109,13 @@ def _submit(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
     if s.pools[pool].kind != ENDPOINT and _too_long(s, t, tree, task):
         end_task(s, t, task, now_s, REJECTED, TOO_LONG)
         return True
-    if s.clock[0].admission == 0 or s.requests[t.rows[task].request].admitted:
-        return _begin(s, t, tree, task, now_s)
-    if s.pools[pool].held_head >= 0:
-        hold(s, task, pool)
-        return True
-    return _ask(s, t, tree, task, now_s)
-
-
-@compiled
-def _begin(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
-    """Send a call to its pool; False when Python must route."""
-    pool = t.rows[task].prefill_pool
+    if s.clock[0].admission != 0 and not s.requests[t.rows[task].request].admitted:
+        decision = _admission(s, t, tree, task, pool, now_s)
+        if decision == REFUSED:
+            end_task(s, t, task, now_s, REJECTED, NOT_ADMITTED)
+        if decision != ADMITTED:
+            return bool(decision != UNDECIDED)
+    let_go(s, task, pool, now_s)
     if s.pools[pool].kind == ENDPOINT:
         _call_endpoint(s, t, tree, task, now_s)
         return True
@@ -126,48 +123,21 @@ def _begin(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
 
 
 @compiled
-def _ask(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
-    """Ask the admission policy about ``task``; False when Python must decide."""
-    pool = t.rows[task].prefill_pool
-    fill_view(s, t, tree, task, pool)
-    decision = judge(s, t, task, pool, now_s)
-    if decision == UNDECIDED:
-        s.clock[0].ask_task, s.clock[0].ask_pool = task, pool
-        return False
-    return _judged(s, t, tree, task, decision, now_s)
-
-
-@compiled
-def _ask_first(s: Any, t: Any, tree: Any, p: int, now_s: float) -> bool:
-    """Ask about the first call held before pool ``p``; it passes where its request was admitted or lost meanwhile."""
-    s.pools[p].asking = 0
-    task = s.pools[p].held_head
-    if task < 0:
-        return True
-    request = s.requests[t.rows[task].request]
-    if request.status == REJECTED or request.status == FAILED:
-        let_go(s, task, p, now_s)
-        end_task(s, t, task, now_s, request.status, request.reason)
-        return True
-    if request.admitted:
-        return _judged(s, t, tree, task, ADMITTED, now_s)
-    return _ask(s, t, tree, task, now_s)
-
-
-@compiled
-def _judged(s: Any, t: Any, tree: Any, task: int, decision: int, now_s: float) -> bool:
-    """Apply a decision of the admission policy; False when Python must route."""
-    pool = t.rows[task].prefill_pool
+def _admission(s: Any, t: Any, tree: Any, task: int, p: int, now_s: float) -> int:
+    """The decision about ``task``, UNDECIDED when Python must decide; a call that must wait joins the line."""
+    decision = answer(s, task)
+    if decision == UNDECIDED and s.pools[p].held_head >= 0 and s.pools[p].held_head != task:
+        decision = WAITS
+    elif decision == UNDECIDED:
+        fill_view(s, t, tree, task, p)
+        decision = judge(s, t, task, p, now_s)
     if decision == ADMITTED:
         s.requests[t.rows[task].request].admitted = 1
-        let_go(s, task, pool, now_s)
-        return _begin(s, t, tree, task, now_s)
-    if decision == REFUSED:
-        let_go(s, task, pool, now_s)
-        end_task(s, t, task, now_s, REJECTED, NOT_ADMITTED)
-    else:
-        hold(s, task, pool)
-    return True
+    elif decision == REFUSED:
+        let_go(s, task, p, now_s)
+    elif decision == WAITS:
+        hold(s, task, p)
+    return decision
 
 
 @compiled
@@ -296,16 +266,6 @@ def _resume(s: Any, t: Any, tree: Any) -> bool:
     clock.route_task, clock.route_pool, clock.decision = -1, -1, UNDECIDED
     _place(s, t, tree, task, p, row, clock.now_s)
     return True
-
-
-@compiled
-def _resume_asking(s: Any, t: Any, tree: Any) -> bool:
-    clock = s.clock[0]
-    if clock.decision == UNDECIDED:
-        return False
-    task, decision = clock.ask_task, clock.decision
-    clock.ask_task, clock.ask_pool, clock.decision = -1, -1, UNDECIDED
-    return _judged(s, t, tree, task, decision, clock.now_s)
 
 
 @compiled
@@ -439,7 +399,9 @@ def _event_loop(sources: int) -> Callable[[State, Tasks, Prefixes, float, int], 
         left = most_events if sources else 0  # ties the machine code on disk to its sources
         if clock.route_task >= 0 and not _resume(s, t, tree):
             return STOP_ROUTE
-        if clock.ask_task >= 0 and not _resume_asking(s, t, tree):
+        if clock.ask_task >= 0 and (
+            clock.decision == UNDECIDED or not _submit(s, t, tree, clock.ask_task, clock.now_s)
+        ):
             return STOP_ADMIT if clock.ask_task >= 0 else STOP_ROUTE
         while left > 0:
             now_s, root = _next(s, t)

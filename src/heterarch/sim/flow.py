@@ -19,7 +19,8 @@ COMPLETED, REJECTED, FAILED = int(Status.COMPLETED), int(Status.REJECTED), int(S
 @compiled
 def open_request(s: Any, t: Any, task: int, now_s: float) -> bool:
     """Note the submission of ``task``; whether its request is still worth working on."""
-    s.sequences[task].submitted_s = now_s
+    if np.isnan(s.sequences[task].submitted_s):
+        s.sequences[task].submitted_s = now_s
     request = s.requests[t.rows[task].request]
     if np.isnan(request.release_s):
         request.release_s = now_s

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from heterarch.policy.admission import AdmissionView, first_token_within, pending_below
-from heterarch.sim.batch import cost_of
+from heterarch.sim.batch import cost_of, step_seconds
 from heterarch.sim.compiled import compiled
 from heterarch.sim.heap import push_event
-from heterarch.sim.speculate import pass_seconds
+from heterarch.sim.speculate import draft_seconds
 from heterarch.sim.state import UNDECIDED, Event, PoolKind
 
 ADMIT_EVENT = int(Event.ADMIT)
@@ -21,9 +21,10 @@ _first_token_within = compiled(first_token_within)
 @compiled
 def judge(s: Any, t: Any, task: int, p: int, now_s: float) -> int:
     """The decision about ``task``, whose view of pool ``p`` is filled; UNDECIDED when Python must decide."""
-    _fill_waits(s, t, task, p, now_s)
     clock = s.clock[0]
+    _fill_waits(s, t, task, p, now_s)
     if clock.admission < 0:
+        clock.ask_task, clock.ask_pool = task, p
         return UNDECIDED
     a = s.pools[p].first
     views = s.views[a : a + s.pools[p].engines]
@@ -47,6 +48,18 @@ def judge(s: Any, t: Any, task: int, p: int, now_s: float) -> int:
 
 
 @compiled
+def answer(s: Any, task: int) -> int:
+    """What Python has decided about ``task``; UNDECIDED when it was not asked."""
+    clock = s.clock[0]
+    if clock.ask_task != task:
+        return UNDECIDED
+    clock.ask_task, clock.ask_pool = -1, -1
+    decision = clock.decision
+    clock.decision = UNDECIDED
+    return int(decision)
+
+
+@compiled
 def _fill_waits(s: Any, t: Any, task: int, p: int, now_s: float) -> None:
     pool = s.pools[p]
     for e in range(pool.first, pool.first + pool.engines):
@@ -63,10 +76,9 @@ def _first_token_s(s: Any, t: Any, e: int, task: int) -> float:
     prompt, cached = t.rows[task].prompt_tokens, min(s.views[e].cached, t.rows[task].prompt_tokens - 1)
     tokens = engine.unprefilled + prompt - cached
     room = max(1, pool.budget - engine.decodes * pool.verified)
-    whole, rest = tokens // room, tokens % room
-    seconds = whole * pass_seconds(pool, cost_of(pool), room, 0.0, engine.decodes, engine.context)
-    if rest > 0:
-        seconds += pass_seconds(pool, cost_of(pool), rest, 0.0, engine.decodes, engine.context)
+    computed = min(tokens, room) + engine.decodes * pool.verified
+    seconds = step_seconds(cost_of(pool), computed, 0.0, engine.decodes, engine.context)
+    seconds = max(1.0, tokens / room) * (seconds + draft_seconds(pool, engine.decodes))
     return float(seconds + pool.pair_s * 0.5 * (float(prompt) * prompt - float(cached) * cached))
 
 
@@ -104,10 +116,9 @@ def hold(s: Any, task: int, p: int) -> None:
 
 @compiled
 def let_go(s: Any, task: int, p: int, now_s: float) -> None:
-    """Take ``task`` out of the line of pool ``p`` if it stands first, and ask for the next."""
-    pool = s.pools[p]
-    if pool.held_head == task:
-        pool.held_head = s.sequences[task].next
+    """Take ``task`` out of the line of pool ``p`` (-1: none) if it stands first, and ask for the next."""
+    if p >= 0 and s.pools[p].held_head == task:
+        s.pools[p].held_head = s.sequences[task].next
         ask_again(s, p, now_s)
 
 

@@ -29,8 +29,7 @@ _exposed_bytes = compiled(exposed_bytes)
 def send(s: Any, task: int, kv_bytes: float, now_s: float) -> None:
     """Put ``kv_bytes`` of ``task`` in line from the engine that it is on to its ``target``."""
     e = s.sequences[task].engine
-    engine, network = s.engines[e], s.network[0]
-    _progress(s, now_s)
+    engine = s.engines[e]
     s.links[engine.pool, s.engines[s.sequences[task].target].pool].sent_bytes += kv_bytes
     s.sending[task] = kv_bytes - _sent_early(s, e, task, kv_bytes, now_s)
     s.sequences[task].next = -1
@@ -38,21 +37,24 @@ def send(s: Any, task: int, kv_bytes: float, now_s: float) -> None:
         s.sequences[engine.send_tail].next = task
     else:
         engine.send_head = task
-        engine.send_left = s.sending[task]
         engine.send_since_s = now_s
-        s.senders[network.active] = e
-        network.active += 1
-        share(s, now_s)
+        push_event(s.clock[0], s.events, now_s, LINK, e)
     engine.send_tail = task
 
 
 @compiled
-def move_on(s: Any, now_s: float) -> None:
-    """A transfer may have ended: start what follows it. Of an event that rates have overtaken nothing comes."""
-    if now_s != s.network[0].due_s:
-        return
-    s.network[0].due_s = _NEVER
+def move_on(s: Any, e: int, now_s: float) -> None:
+    """Engine ``e`` begins to send, or (-1) a transfer may have ended; an end that rates have overtaken is none."""
+    network = s.network[0]
+    if e < 0:
+        if now_s != network.due_s:
+            return
+        network.due_s = _NEVER
     _progress(s, now_s)
+    if e >= 0:
+        s.engines[e].send_left = s.sending[s.engines[e].send_head]
+        s.senders[network.active] = e
+        network.active += 1
     share(s, now_s)
 
 
@@ -186,5 +188,5 @@ def _schedule(s: Any, now_s: float) -> None:
         if engine.send_rate > 0.0:
             first_s = min(first_s, now_s + engine.send_left / engine.send_rate)
     if first_s != network.due_s and first_s < _NEVER:
-        push_event(s.clock[0], s.events, first_s, LINK, 0)
+        push_event(s.clock[0], s.events, first_s, LINK, -1)
     network.due_s = first_s

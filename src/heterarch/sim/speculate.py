@@ -10,10 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from heterarch.cost.step import StepCost, step_time_s
 from heterarch.sim.compiled import compiled
-
-_step_seconds = compiled(step_time_s)
 
 
 @compiled
@@ -26,16 +23,12 @@ def token_limit(pool: Any, decodes: int) -> int:
 
 
 @compiled
-def pass_seconds(pool: Any, cost: StepCost, chunk: float, pairs: float, decodes: int, context: float) -> float:
-    """Seconds of one pass with ``chunk`` prefill tokens, drafting included."""
-    seconds = _step_seconds(cost, chunk + decodes * pool.verified, pairs, decodes, context)
-    return float(seconds + pool.draft_s) if decodes > 0 else float(seconds)
+def kept_tokens(pool: Any, decodes: int) -> float:
+    """Iterations of the core that one pass stands for."""
+    return float(pool.tokens_per_step) if decodes > 0 else 1.0
 
 
 @compiled
-def iteration_seconds(pool: Any, cost: StepCost, chunk: int, pairs: float, decodes: int, context: float) -> float:
-    """Seconds of an iteration of the core with ``chunk`` prefill tokens."""
-    if decodes == 0 or pool.verified == 1:
-        return pass_seconds(pool, cost, chunk, pairs, decodes, context)
-    kept = pool.tokens_per_step
-    return float(pass_seconds(pool, cost, chunk * kept, pairs * kept, decodes, context) / kept)
+def draft_seconds(pool: Any, decodes: int) -> float:
+    """Seconds that drafting adds to a pass."""
+    return float(pool.draft_s) if decodes > 0 else 0.0
