@@ -130,7 +130,7 @@ def test_bytes_are_conserved_and_no_limit_is_exceeded(seed):
     bytes_ = work.rows["prompt_tokens"][moved] * 1000
     assert state.links["sent_bytes"].sum() == pytest.approx(bytes_.sum())
     assert state.engines["free"].tolist() == [10_000] * len(state.engines)
-    assert state.network[0]["active"] == 0
+    assert state.clock[0]["sending"] == 0
     for pool, row, rate in ((0, links[0], min(30_000.0, links[0].shared_bytes_per_s)), (1, None, 9_000.0)):
         mine = moved & (work.rows["prefill_pool"] == pool)
         seconds = state.sequences["arrived_s"][mine] - state.sequences["first_s"][mine]

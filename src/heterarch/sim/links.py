@@ -31,7 +31,7 @@ def send(s: Any, task: int, kv_bytes: float, now_s: float) -> None:
     e = s.sequences[task].engine
     engine = s.engines[e]
     s.links[engine.pool, s.engines[s.sequences[task].target].pool].sent_bytes += kv_bytes
-    s.sending[task] = kv_bytes - _sent_early(s, e, task, kv_bytes, now_s)
+    s.sequences[task].send_bytes = kv_bytes - _sent_early(s, e, task, kv_bytes, now_s)
     s.sequences[task].next = -1
     if engine.send_head >= 0:
         s.sequences[engine.send_tail].next = task
@@ -45,16 +45,16 @@ def send(s: Any, task: int, kv_bytes: float, now_s: float) -> None:
 @compiled
 def move_on(s: Any, e: int, now_s: float) -> None:
     """Engine ``e`` begins to send, or (-1) a transfer may have ended; an end that rates have overtaken is none."""
-    network = s.network[0]
+    clock = s.clock[0]
     if e < 0:
-        if now_s != network.due_s:
+        if now_s != clock.sent_s:
             return
-        network.due_s = _NEVER
+        clock.sent_s = _NEVER
     _progress(s, now_s)
     if e >= 0:
-        s.engines[e].send_left = s.sending[s.engines[e].send_head]
-        s.senders[network.active] = e
-        network.active += 1
+        s.engines[e].send_left = s.sequences[s.engines[e].send_head].send_bytes
+        s.engines[clock.sending].sender = e
+        clock.sending += 1
     share(s, now_s)
 
 
@@ -64,16 +64,16 @@ def share(s: Any, now_s: float) -> None:
 
     A rate of 0 in ``links`` stops a link.
     """
-    network = s.network[0]
+    clock = s.clock[0]
     _count(s)
     fixed = 0
-    while fixed < network.active:
+    while fixed < clock.sending:
         least = _NEVER
-        for k in range(network.active):
-            if s.engines[s.senders[k]].send_rate < 0:
-                least = min(least, _limit(s, s.senders[k]))
-        for k in range(network.active):
-            e = s.senders[k]
+        for k in range(clock.sending):
+            if s.engines[s.engines[k].sender].send_rate < 0:
+                least = min(least, _limit(s, s.engines[k].sender))
+        for k in range(clock.sending):
+            e = s.engines[k].sender
             if s.engines[e].send_rate < 0 and _limit(s, e) <= least * _ALMOST:
                 _fix(s, e, least)
                 fixed += 1
@@ -103,12 +103,12 @@ def _sent_early(s: Any, e: int, task: int, kv_bytes: float, now_s: float) -> flo
 @compiled
 def _progress(s: Any, now_s: float) -> None:
     """Move all bytes up to ``now_s``; transfers that end arrive after the latency of their link."""
-    network = s.network[0]
-    seconds = now_s - network.updated_s
-    network.updated_s = now_s
+    clock = s.clock[0]
+    seconds = now_s - clock.network_s
+    clock.network_s = now_s
     k = 0
-    while k < network.active:
-        e = s.senders[k]
+    while k < clock.sending:
+        e = s.engines[k].sender
         engine = s.engines[e]
         if engine.send_rate == _NEVER:
             engine.send_left = 0.0
@@ -119,8 +119,8 @@ def _progress(s: Any, now_s: float) -> None:
         if goes_on or _next_transfer(s, e, now_s):
             k += 1
         else:
-            network.active -= 1
-            s.senders[k] = s.senders[network.active]
+            clock.sending -= 1
+            s.engines[k].sender = s.engines[clock.sending].sender
 
 
 @compiled
@@ -134,15 +134,15 @@ def _next_transfer(s: Any, e: int, now_s: float) -> bool:
     if engine.send_head < 0:
         engine.link_free_s = now_s
         return False
-    engine.send_left = s.sending[engine.send_head]
+    engine.send_left = s.sequences[engine.send_head].send_bytes
     return True
 
 
 @compiled
 def _count(s: Any) -> None:
     """What every link has to give, and to how many."""
-    for k in range(s.network[0].active):
-        engine = s.engines[s.senders[k]]
+    for k in range(s.clock[0].sending):
+        engine = s.engines[s.engines[k].sender]
         target = s.engines[s.sequences[engine.send_head].target]
         link = s.links[engine.pool, target.pool]
         engine.send_rate = -1.0
@@ -150,8 +150,8 @@ def _count(s: Any) -> None:
         link.left = link.shared_bytes_per_s
         target.receives = 0
         link.users = 0
-    for k in range(s.network[0].active):
-        engine = s.engines[s.senders[k]]
+    for k in range(s.clock[0].sending):
+        engine = s.engines[s.engines[k].sender]
         target = s.engines[s.sequences[engine.send_head].target]
         target.receives += 1
         s.links[engine.pool, target.pool].users += 1
@@ -181,12 +181,12 @@ def _fix(s: Any, e: int, rate: float) -> None:
 
 @compiled
 def _schedule(s: Any, now_s: float) -> None:
-    network = s.network[0]
+    clock = s.clock[0]
     first_s = _NEVER
-    for k in range(network.active):
-        engine = s.engines[s.senders[k]]
+    for k in range(clock.sending):
+        engine = s.engines[s.engines[k].sender]
         if engine.send_rate > 0.0:
             first_s = min(first_s, now_s + engine.send_left / engine.send_rate)
-    if first_s != network.due_s and first_s < _NEVER:
+    if first_s != clock.sent_s and first_s < _NEVER:
         push_event(s.clock[0], s.events, first_s, LINK, -1)
-    network.due_s = first_s
+    clock.sent_s = first_s

@@ -9,7 +9,7 @@ import numpy as np
 
 from heterarch.cost.step import KNOTS, StepCost
 from heterarch.policy.admission import ADMISSIONS, BuiltinAdmission
-from heterarch.sim.tasks import Floats, Int64, Prefixes, Table, TaskKind, Tasks
+from heterarch.sim.tasks import Int64, Prefixes, Table, Tasks
 
 NONE = -1
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
@@ -123,6 +123,7 @@ ENGINE = np.dtype(
         ("send_since_s", np.float64),  # since when it sends without a pause
         ("receive_left", np.float64),  # bytes/s not given to anyone yet, while rates are shared out
         ("receives", np.int64),
+        ("sender", np.int64),  # row of the k-th engine that sends, k being this row
     ]
 )
 
@@ -153,6 +154,7 @@ SEQUENCE = np.dtype(
         ("first_s", np.float64),
         ("arrived_s", np.float64),  # its KV on the decode engine
         ("finish_s", np.float64),
+        ("send_bytes", np.float64),  # of its KV, when the prefill has ended
     ]
 )
 
@@ -193,7 +195,6 @@ LINK = np.dtype(
         ("sent_bytes", np.float64),
     ]
 )
-NETWORK = np.dtype([("active", np.int64), ("updated_s", np.float64), ("due_s", np.float64)])
 CLOCK = np.dtype(
     [
         ("now_s", np.float64),
@@ -213,6 +214,9 @@ CLOCK = np.dtype(
         ("otherwise", np.int64),  # what the built-in decides beyond its limit
         ("ask_task", np.int64),
         ("ask_pool", np.int64),
+        ("sending", np.int64),  # engines that send KV: ``sender`` of the first so many rows of ``engines``
+        ("network_s", np.float64),  # until when their bytes have moved
+        ("sent_s", np.float64),  # when the first of them is done
     ]
 )
 
@@ -233,9 +237,6 @@ class State(NamedTuple):
     last_engine: Int64  # [sessions, P] row within the pool that served the session last, -1 none
     views: Table  # [E] what a router sees, filled before each decision
     links: Table  # [P, P] from pool to pool
-    network: Table  # [1]
-    senders: Int64  # [E] engines that send, the first ``network.active`` of them
-    sending: Floats  # [n] bytes of a transfer; empty where no call changes its pool
 
 
 def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, links: Table | None = None) -> State:
@@ -271,9 +272,6 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, links
         last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int64),
         views=np.zeros(count, VIEW),
         links=open_links(pools) if links is None else links,
-        network=np.array([(0, 0.0, np.inf)], NETWORK),
-        senders=np.zeros(count, np.int64),
-        sending=np.zeros(len(rows) if _transfers(tasks) else 0),
     )
 
 
@@ -283,11 +281,6 @@ def set_admission(state: State, policy: BuiltinAdmission | None) -> None:
     clock["admission"] = -1 if policy is None else list(ADMISSIONS).index(policy.name)
     if policy is not None:
         clock["admission_limit"], clock["otherwise"] = policy.limit, policy.otherwise
-
-
-def _transfers(tasks: Tasks) -> bool:
-    calls = tasks.rows[tasks.rows["kind"] == TaskKind.GENERATE]
-    return bool((calls["prefill_pool"] != calls["decode_pool"]).any())
 
 
 def open_links(pools: Table) -> Table:
@@ -346,4 +339,5 @@ def _clock(tasks: Tasks, unbounded: bool) -> Table:
     clock["unbounded"] = unbounded
     clock["route_task"] = clock["route_pool"] = clock["ask_task"] = clock["ask_pool"] = NONE
     clock["decision"] = UNDECIDED
+    clock["sent_s"] = np.inf
     return clock

@@ -13,7 +13,6 @@ from heterarch.errors import InputError
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Table = Any  # a record array; its fields are attributes in compiled code
 
 
