@@ -23,6 +23,8 @@ def test_a_call_beyond_the_models_context_is_rejected_with_its_reason():
         state = run([pool], calls_of([90, 90], [10, 11]))
         assert state.requests["status"].tolist() == [Status.COMPLETED, Status.REJECTED]
         assert state.requests["reason"].tolist() == [-1, BEYOND_CONTEXT]
+        bound = run([pool], calls_of([90, 90], [10, 11]), unbounded=True)  # of the reuse in a trace, on any model
+        assert (bound.requests["status"] == Status.COMPLETED).all()
 
 
 def test_a_call_beyond_the_kv_of_every_engine_is_rejected_with_its_reason():

@@ -103,7 +103,7 @@ def _submit(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
         _delay(s, t, task, now_s)
         return True
     tokens = t.rows[task].prompt_tokens + t.rows[task].output_tokens
-    if 0 < s.pools[t.rows[task].decode_pool].context_tokens < tokens:
+    if 0 < s.pools[t.rows[task].decode_pool].context_tokens < tokens and s.clock[0].unbounded == 0:
         end_task(s, t, task, now_s, REJECTED, BEYOND_CONTEXT)
         return True
     if s.pools[pool].kind != ENDPOINT and _too_long(s, t, tree, task):
