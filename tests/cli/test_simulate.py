@@ -91,7 +91,7 @@ def test_traces_and_rates(here: Path, small_plan: Path, heterarch: Command) -> N
 
 
 def test_admission_and_overload(here: Path, small_plan: Path, heterarch: Command) -> None:
-    calls = [{**CALL, "timestamp": i, "hash_ids": [i], "input_length": 4000} for i in range(4000)]
+    calls = [{**CALL, "timestamp": i, "hash_ids": [2 * i, 2 * i + 1]} for i in range(4000)]
     Path("burst.jsonl").write_text(lines(*calls))
     words = ("simulate", small_plan, "--trace", "burst.jsonl", "--json")
     limited = heterarch(*words, "--admission", "queue-limit:20000").data

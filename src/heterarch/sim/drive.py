@@ -14,7 +14,7 @@ from heterarch.sim.state import State, Stop
 from heterarch.sim.tasks import Prefixes, Tasks
 
 SLICE_EVENTS = 200_000  # between two looks at the keyboard
-QUEUE_EVENTS = 10_000  # between two looks at the queues where their length is limited
+QUEUE_EVENTS = 1_000  # between two looks at the queues where their length is limited
 SLICE_DECISIONS = 1_000  # of policies in Python, between two looks at either
 
 
