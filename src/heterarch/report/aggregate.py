@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from heterarch.report.schema import CacheReport, Counts, OpReport, PoolReport, Report, Summary, Verdict
+from heterarch.report.schema import CacheReport, Counts, OpReport, Overload, PoolReport, Report, Summary, Verdict
 from heterarch.report.slo import SLO, parse_slo
 
 Records = NDArray[np.void]
@@ -105,6 +105,7 @@ class RunFacts:
     blocks: int = 0
     hit_blocks: int = 0
     reasons: Sequence[str] = ()
+    overloaded: Sequence[Overload] = ()
     notes: Sequence[str] = ()
 
 
@@ -228,6 +229,7 @@ def build_report(
         pools=list(pools),
         ops=[_op(row) for row in ops],
         slo=[_judge(slo, calls, requests, per_request) for slo in slos],
+        overloaded=list(facts.overloaded),
         notes=list(facts.notes),
     )
 
