@@ -6,7 +6,8 @@
     │   ├── CaptureError               the Python or YAML of an agent cannot be captured
     │   ├── VerifyError                a module breaks a rule of its dialect
     │   ├── TraceError                 a trace file cannot be read as what it claims to be
-    │   └── StalePlanError             a plan made by another version, catalogue or source
+    │   ├── StalePlanError             a plan made by another version, catalogue or source
+    │   └── PolicyError                a policy raised, wrote to its view or decided what cannot be
     ├── RefusedFitError            1   sound measurements, but what they predict is no better than what was there
     ├── InfeasibleError            3   no plan meets the limits; names what binds and what would relax it
     ├── EngineError                4   an engine does not answer, dies, or answers garbage
@@ -114,6 +115,12 @@ class TraceError(InputError):
 
 class StalePlanError(InputError):
     """A plan was made by another version, against other catalogue rows, or from other source."""
+
+
+class PolicyError(InputError):
+    """A policy raised, wrote to its view, or decided what cannot be; ``partial`` is what the host had done by then."""
+
+    partial: object = None
 
 
 class RefusedFitError(HeterarchError):

@@ -91,6 +91,20 @@ def test_traces_and_rates(here: Path, small_plan: Path, heterarch: Command) -> N
     assert faster["duration_s"] == pytest.approx(recorded["duration_s"] / 8, rel=0.1)
 
 
+def test_admission_and_overload(here: Path, small_plan: Path, heterarch: Command) -> None:
+    calls = [{**CALL, "timestamp": i, "hash_ids": [2 * i, 2 * i + 1]} for i in range(4000)]
+    Path("burst.jsonl").write_text(lines(*calls))
+    words = ("simulate", small_plan, "--trace", "burst.jsonl", "--json")
+    limited = heterarch(*words, "--admission", "queue-limit:20000").data
+    assert limited["requests"]["rejected"] > 0
+    assert limited["requests"]["completed"] + limited["requests"]["rejected"] == 4000
+    assert limited["reasons"] == {"the admission policy rejected it": limited["requests"]["rejected"]}
+    stopped = heterarch(*words, "--max-queue", 500).data
+    assert stopped["partial"]
+    assert "does not drain" in " ".join(stopped["notes"])
+    assert "unknown admission policy" in heterarch(*words, "--admission", "none", code=2).err
+
+
 # ---------------------------------------------------------------- real data
 
 

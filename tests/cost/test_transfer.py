@@ -107,3 +107,12 @@ def test_the_side_with_fewer_devices_limits(size: float, rate: float, senders: i
     narrow = engine_rate(link, min(senders, receivers))
     assert seconds == pytest.approx(1e-5 + size / narrow.bytes_per_s)
     assert seconds == pytest.approx(kv_transfer_s(size, pair_rate(link, receivers, senders)))
+
+
+@pytest.mark.parametrize(
+    ("layers", "prefill_s", "exposed"),
+    [(1, 9.0, 8.0), (8, 0.0, 8.0), (8, 4.0, 8.0 - 3.5), (8, 8.0, 1.0), (8, 100.0, 1.0)],
+)
+def test_layers_that_leave_during_the_prefill_are_hidden(layers: int, prefill_s: float, exposed: float) -> None:
+    link = TransferRate(1e9, 0.5, Source(Grade.GUESS, "test"), layers)
+    assert kv_transfer_s(8e9, link, prefill_s=prefill_s) == pytest.approx(0.5 + exposed)

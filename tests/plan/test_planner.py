@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.catalog.fleet import Fleet, FleetDevice, fleet
+from heterarch.catalog.fleet import Fleet, FleetDevice, FleetLink, fleet
 from heterarch.cost.engine import EngineConfig, step_cost
 from heterarch.cost.margin import margins
+from heterarch.cost.transfer import RDMA_SHARE
 from heterarch.errors import InfeasibleError, InputError, UnknownNameError
 from heterarch.graph.build import Agent
 from heterarch.plan.document import Plan
@@ -262,3 +263,34 @@ def test_a_simulation_that_always_misses_ends_and_says_so(catalog: Catalog) -> N
     made = planned(single, catalog, workload(5.0), ["ttft.p95<=1s"], evaluator=verdicts([1.5], seen))
     assert len(seen) == 4
     assert any("misses its SLOs when simulated" in note for note in made.notes)
+
+
+def two_kinds(**changes: Any) -> Fleet:
+    devices = [FleetDevice(device="h100-sxm", limit=64), FleetDevice(device="a100-80-sxm", limit=64)]
+    return Fleet(name="two", site="us-average", devices=devices, **changes)
+
+
+def test_a_plan_carries_the_link_between_its_pools(catalog: Catalog) -> None:
+    slos = ["ttft.p95<=500ms", "tpot.p95<=12ms"]
+    cards = planned(single, catalog, workload(30.0), slos, fleet=two_kinds())
+    (link,) = cards.links
+    roles = {pool.name: pool.role for pool in cards.pools}
+    assert (roles[link.sender], roles[link.receiver]) == ("prefill", "decode")
+    assert link.bytes_per_s == pytest.approx(cards.pool(link.sender).transfer_bytes_per_s)
+    assert link.shared_bytes_per_s == 0
+    one = FleetLink(a="h100-sxm", b="h100-sxm", link="roce-100", shared=True)
+    stated = planned(single, catalog, workload(30.0), slos, fleet=two_kinds(links=[one]))
+    assert stated.links[0].bytes_per_s == stated.links[0].shared_bytes_per_s == pytest.approx(12.5e9 * RDMA_SHARE)
+    assert stated.links[0].latency_s == catalog.link("roce-100").latency_s
+
+
+def test_kv_that_leaves_by_layer_is_predicted_and_planned_so(catalog: Catalog) -> None:
+    slos = ["ttft.p95<=500ms", "tpot.p95<=12ms"]
+    whole, parts = (
+        planned(single, catalog, workload(30.0), slos, fleet=two_kinds(layerwise_kv=layerwise))
+        for layerwise in (False, True)
+    )
+    assert {pool.transfer_layers for pool in whole.pools} == {1}
+    assert {pool.role: pool.transfer_layers for pool in parts.pools} == {"prefill": 32, "decode": 1}
+    seconds = [next(op.mean_s for op in made.predictions.ops if op.kind == "kv_transfer") for made in (whole, parts)]
+    assert 0 < seconds[1] < 0.2 * seconds[0]

@@ -172,3 +172,11 @@ def test_a_tool_may_have_no_pool():
 def test_bad_options_are_refused(options, error):
     with pytest.raises(error):
         simulate(plan_of([mixed()], placed("ask")), one_call(), trace(3), **options)
+
+
+def test_an_endpoint_that_states_the_p95_of_its_tpot_scatters():
+    plan = plan_of([hosted(tpot_p95_s=0.03)], placed("ask", pool="api"))
+    report = simulate(plan, one_call(), trace(3000), replay="open")
+    assert report.tpot_s.p50 == pytest.approx(0.01, rel=0.05)
+    assert report.tpot_s.p95 == pytest.approx(0.03, rel=0.1)
+    assert not any("p95" in note for note in report.notes)

@@ -305,7 +305,7 @@ def test_tiers_of_prefill_and_decode_pools_do_not_depend_on_interruptions(world,
 
     def world_after(times):
         stores = stores_of(both, tree.block_tokens)
-        state = new_state(pool_table(both, "prefix-affinity", tree.block_tokens), work, tree, False, stores)
+        state = new_state(pool_table(both, "prefix-affinity", tree.block_tokens), work, tree, False, stores=stores)
         for until_s in (*sorted(times), np.inf):
             drive(state, work, tree, until_s)
         return state

@@ -9,10 +9,21 @@ import numpy as np
 
 from heterarch.errors import Where
 from heterarch.ir.flat import FlatProgram, OpKind, Slot
-from heterarch.plan.document import AgentPart, EndpointPart, Objective, Plan, Pool, Predictions, Provenance, StepPart
+from heterarch.plan.document import (
+    AgentPart,
+    EndpointPart,
+    Objective,
+    Plan,
+    Pool,
+    PoolLink,
+    Predictions,
+    Provenance,
+    StepPart,
+)
+from heterarch.policy.admission import admission as builtin_admission
 from heterarch.sim.drive import drive
-from heterarch.sim.pools import pool_table
-from heterarch.sim.state import State, new_state
+from heterarch.sim.pools import link_table, pool_table
+from heterarch.sim.state import State, new_state, set_admission
 from heterarch.sim.stores import stores_of
 from heterarch.sim.tasks import Prefixes, Tasks, no_prefixes, tasks
 from heterarch.workload.distribution import Distribution, constant
@@ -82,12 +93,27 @@ def run(
     router: Any = "least-pending-tokens",
     unbounded: bool = False,
     until_s: float = np.inf,
+    links: Sequence[PoolLink] = (),
+    admission: Any = "all",
+    max_queue: float = np.inf,
 ) -> State:
     tree = tree or no_prefixes()
     name = router if isinstance(router, str) else None
-    stores = stores_of(pools, tree.block_tokens)
-    state = new_state(pool_table(pools, name, tree.block_tokens), work, tree, unbounded, stores)
-    drive(state, work, tree, until_s, None if name else router)
+    records = pool_table(pools, name, tree.block_tokens)
+    state = new_state(
+        records, work, tree, unbounded, link_table(records, pools, links), stores_of(pools, tree.block_tokens)
+    )
+    builtin = builtin_admission(admission) if isinstance(admission, str) else None
+    set_admission(state, builtin)
+    drive(
+        state,
+        work,
+        tree,
+        until_s,
+        None if name else router,
+        admission=None if builtin else admission,
+        max_queue=max_queue,
+    )
     return state
 
 

@@ -64,7 +64,7 @@ class FleetEndpoint(_Part):
 
     ``provider`` and ``api_model`` name it in ``genai-prices``, whose price at ``price_date`` (empty: today) holds
     unless ``price`` is given. Rate limits are per minute (none: unlimited). Latencies in seconds, whose origin is
-    ``source``: time to first token (p50, p95) and time per output token (p50).
+    ``source``: time to first token (p50, p95) and time per output token (p50, and p95 where it is known).
     """
 
     name: str
@@ -78,6 +78,7 @@ class FleetEndpoint(_Part):
     ttft_p50_s: float = Field(gt=0)
     ttft_p95_s: float = Field(gt=0)
     tpot_p50_s: float = Field(gt=0)
+    tpot_p95_s: float | None = Field(default=None, gt=0)
     price: TokenPrice | None = None
     price_date: str = ""
     source: SourceField
@@ -86,6 +87,8 @@ class FleetEndpoint(_Part):
     def _tail_is_not_below_the_median(self) -> Self:
         if self.ttft_p95_s < self.ttft_p50_s:
             raise ValueError("ttft_p95_s is below ttft_p50_s")
+        if self.tpot_p95_s is not None and self.tpot_p95_s < self.tpot_p50_s:
+            raise ValueError("tpot_p95_s is below tpot_p50_s")
         return self
 
     def token_price(self) -> TokenPrice:
@@ -94,11 +97,15 @@ class FleetEndpoint(_Part):
 
 
 class FleetLink(_Part):
-    """The link between two kinds of devices, where it is not their network cards at full rate."""
+    """The link between two kinds of devices, where it is not their network cards at full rate.
+
+    ``shared``: one wire that all devices of both kinds share (between sites, say), not one for each pair of devices.
+    """
 
     a: str
     b: str
     link: str
+    shared: bool = False
 
 
 def _unique(names: list[str], what: str) -> None:
@@ -121,7 +128,8 @@ class Fleet(_Part):
     """What may be used at one site.
 
     ``accounting``: how devices are priced, unless the command line says otherwise. ``catalog``: overlays with the
-    user's own rows, as paths from the folder of the fleet file.
+    user's own rows, as paths from the folder of the fleet file. ``layerwise_kv``: engines send the KV of a layer when
+    it is computed, not all at the end of the prefill.
     """
 
     name: str
@@ -131,6 +139,7 @@ class Fleet(_Part):
     devices: Annotated[list[FleetDevice], AfterValidator(_unique_devices)] = []
     endpoints: Annotated[list[FleetEndpoint], AfterValidator(_unique_endpoints)] = []
     links: list[FleetLink] = []
+    layerwise_kv: bool = False
     note: str = ""
 
     @model_validator(mode="after")

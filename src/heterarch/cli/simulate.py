@@ -44,6 +44,11 @@ def simulate(
     router: str | None = typer.Option(
         None, help="prefix-affinity, least-pending-tokens or least-queued; default: the plan's."
     ),
+    admission: str | None = typer.Option(
+        None,
+        help="all, queue-limit[:TOKENS], queue-hold[:TOKENS] or deadline[:SECONDS]; default: the plan's, else all.",
+    ),
+    max_queue: int | None = typer.Option(None, min=1, help="Stop when more calls and tasks wait than this."),
     faults: str = typer.Option("", help="What fails or is changed: a file, or `random` for crashes of engines."),
     mtbf_s: float | None = typer.Option(
         None, help="Of random faults: mean seconds between crashes of one engine.", callback=above_zero
@@ -62,7 +67,8 @@ def simulate(
     progress: bool = typer.Option(True, help="Show progress on a terminal."),
     as_json: bool = typer.Option(False, "--json", help=JSON_HELP),
 ) -> None:
-    """Simulate a plan; exit code 0 also when an SLO is missed, 130 after Ctrl-C (the partial report is kept)."""
+    """Simulate a plan; exit code 0 also when an SLO is missed or a pool is overloaded (the report says so), 130 after
+    Ctrl-C (the partial report is kept)."""
     made = load_plan(plan)
     check_plan(made, Catalog.load(*made.provenance.catalog_files, *overlay), str(plan))
     source: Workload | Trace
@@ -72,8 +78,9 @@ def simulate(
         source = made.load if workload is None and made.load is not None else load_workload(workload or made.workload)
         source = source.at_rate(rate) if rate is not None else source
     done = run_simulation(
-        made, flat_of(made, str(plan)), source, seed=seed, requests=requests, until_s=until, router=router, cache=cache,
-        replay=replay, call=call, faults=faults_of(faults, mtbf_s, mttr_s, seed), progress=progress and not as_json,
+        made, flat_of(made, str(plan)), source, seed=seed, requests=requests, until_s=until, router=router,
+        admission=admission, max_queue=max_queue, cache=cache, replay=replay, call=call,
+        faults=faults_of(faults, mtbf_s, mttr_s, seed), progress=progress and not as_json,
     )  # fmt: skip
     publish(done, as_json, output=output, parquet=parquet, plot=plot)
     raise typer.Exit(Interrupted.exit_code if done.interrupted else 0)

@@ -29,6 +29,7 @@ class StepCost(NamedTuple):
     pair_s: Any = 0.0  # prefill attention per (query, key) pair
     context_s: Any = 0.0  # decode attention per token of context read
     sequence_s: Any = 0.0  # attention, output head, sampling and host work per decoding sequence
+    mixed_s: Any = 0.0  # what decode attention takes more per token of context beside a prompt
 
     def scaled(self, factor: float) -> StepCost:
         """The cost of iterations that take ``factor`` times as long."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from heterarch.catalog.device import Device
 from heterarch.catalog.model import Model
@@ -21,11 +23,17 @@ _LATENCY = "latencies and the RDMA share of line rate are guesses"
 
 @dataclass(frozen=True, slots=True)
 class TransferRate:
-    """Bytes per second in one direction, the latency of one message, and where the rate comes from."""
+    """Bytes per second in one direction, the latency of one message, and where the rate comes from.
+
+    ``layers``: parts in which KV leaves while the prefill computes, 1 where it leaves afterwards. ``shared``: all
+    engines of both sides share the rate; otherwise each pair of engines has it to itself.
+    """
 
     bytes_per_s: float
     latency_s: float
     source: Source
+    layers: int = 1
+    shared: bool = False
 
 
 def group_link(device: Device, devices: int) -> TransferRate:
@@ -82,17 +90,30 @@ def link_rate(link: Link) -> TransferRate:
 
 def engine_rate(link: TransferRate, devices: int) -> TransferRate:
     """The rate of an engine whose ``devices`` devices each send their shard over their own ``link``."""
-    return TransferRate(link.bytes_per_s * devices, link.latency_s, link.source)
+    return replace(link, bytes_per_s=link.bytes_per_s * devices)
 
 
 def pair_rate(link: TransferRate, senders: int, receivers: int) -> TransferRate:
-    """The rate between two engines: each device pair of the smaller one has its own ``link``."""
-    return engine_rate(link, min(senders, receivers))
+    """The rate between two engines: each device pair of the smaller one has its own ``link``, unless all share it."""
+    return link if link.shared else engine_rate(link, min(senders, receivers))
 
 
-def kv_transfer_s(kv_bytes: Any, rate: TransferRate) -> Any:
-    """Seconds to move ``kv_bytes`` (a number or an array) between two engines at their ``rate``."""
-    return rate.latency_s + kv_bytes / rate.bytes_per_s
+def exposed_bytes(kv_bytes: Any, bytes_per_s: Any, layers: Any, prefill_s: Any) -> Any:
+    """Bytes still to send when a prefill of ``prefill_s`` ends whose KV leaves in ``layers`` parts; broadcasts.
+
+    The first part leaves after 1/layers of the prefill, the last one when it ends, so at least that one is exposed
+    (Splitwise, arXiv 2311.18677, section 4.2).
+    """
+    overlap_s = (layers - 1) / layers * prefill_s
+    return np.maximum(kv_bytes / layers, kv_bytes - overlap_s * bytes_per_s)
+
+
+def kv_transfer_s(kv_bytes: Any, rate: TransferRate, prefill_s: Any = 0.0) -> Any:
+    """Seconds from the end of the prefill until ``kv_bytes`` have moved between two engines at their ``rate``.
+
+    What leaves layer by layer during ``prefill_s`` is hidden; broadcasts.
+    """
+    return rate.latency_s + exposed_bytes(kv_bytes, rate.bytes_per_s, rate.layers, prefill_s) / rate.bytes_per_s
 
 
 def kv_bytes(model: Model, tokens: float, dtype: str = "bf16", batch: int = 1) -> float:

@@ -18,7 +18,7 @@ from heterarch.cost.transfer import RDMA_LATENCY_S, RDMA_SHARE
 from heterarch.errors import InputError
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.candidates import Candidate
-from heterarch.plan.document import EndpointPart, OpPrediction, Pool, Predictions, Provenance, StepPart
+from heterarch.plan.document import EndpointPart, OpPrediction, Pool, PoolLink, Predictions, Provenance, StepPart
 from heterarch.plan.operating import MIXED_BUDGET, MOST_SEQUENCES, PREFILL_BUDGET, Model, Point
 from heterarch.plan.phases import hosted_cached
 from heterarch.plan.placement import Placement
@@ -94,6 +94,7 @@ def _endpoint_pool(placement: Placement, candidate: Candidate, name: str) -> Poo
         ttft_p50_s=endpoint.ttft_p50_s,
         ttft_p95_s=endpoint.ttft_p95_s,
         tpot_p50_s=endpoint.tpot_p50_s,
+        tpot_p95_s=endpoint.tpot_p95_s,
         price_date=price.date,
         source=f"{price.source}; latency {endpoint.source}",
     )
@@ -135,12 +136,30 @@ def _engine_pool(placement: Placement, candidate: Candidate, name: str, count: i
         kv_bytes_per_token=engine.kv_bytes_per_token,
         transfer_bytes_per_s=nic if candidate.role != "mixed" else 0.0,
         transfer_latency_s=RDMA_LATENCY_S if candidate.role != "mixed" else 0.0,
+        transfer_layers=config.model.layers if candidate.role == "prefill" and placement.setting.links.layerwise else 1,
         usd_per_engine_h=engine.usd_per_h,
         watts_per_engine=_watts(candidate.model, point),
         start_s=round(cold_start_s(config.model.weight_bytes(config.dtype)), 1),
         engines_per_server=max(1, candidate.supply.server_devices // config.devices),
         step=StepPart.of(engine.cost),
     )
+
+
+def links_of(placement: Placement, names: Mapping[str, str]) -> list[PoolLink]:
+    """The links over which the plan's pools send KV, one per pair."""
+    found: dict[tuple[str, str], PoolLink] = {}
+    for placed in placement.calls.values():
+        if placed.rate is None:
+            continue
+        rate, pair = placed.rate, (names[placed.before.key], names[placed.after.key])
+        found[pair] = PoolLink(
+            sender=pair[0],
+            receiver=pair[1],
+            bytes_per_s=rate.bytes_per_s,
+            latency_s=rate.latency_s,
+            shared_bytes_per_s=rate.bytes_per_s if rate.shared else 0.0,
+        )
+    return list(found.values())
 
 
 def _seats(placement: Placement, candidate: Candidate) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from heterarch.cost.step import KNOTS, StepCost
 from heterarch.errors import InputError
@@ -86,6 +86,7 @@ class EndpointPart(_Part):
     ttft_p50_s: float
     ttft_p95_s: float
     tpot_p50_s: float
+    tpot_p95_s: float | None = None
     price_date: str
     source: str
 
@@ -117,6 +118,34 @@ class TierPart(_Part):
     ttl_s: float | None = Field(default=None, ge=0)
 
 
+class SpeculationPart(_Part):
+    """Speculative decoding: ``draft_tokens`` drafted per pass in ``draft_s`` seconds, ``tokens_per_step`` kept of them
+    and the pass's own token together, on average."""
+
+    tokens_per_step: float = Field(ge=1)
+    draft_tokens: int = Field(ge=1)
+    draft_s: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _keeps_no_more_than_it_drafts(self) -> Self:
+        if self.tokens_per_step > self.draft_tokens + 1:
+            raise ValueError(f"tokens_per_step is at most draft_tokens + 1 = {self.draft_tokens + 1}")
+        return self
+
+
+class PoolLink(_Part):
+    """The link over which KV goes from the engines of pool ``sender`` to those of ``receiver``, per direction.
+
+    ``bytes_per_s``: of one pair of engines. ``shared_bytes_per_s``: of all pairs together (0: no common limit).
+    """
+
+    sender: str
+    receiver: str
+    bytes_per_s: float = Field(gt=0)
+    latency_s: float = Field(default=0.0, ge=0)
+    shared_bytes_per_s: float = Field(default=0.0, ge=0)
+
+
 class Pool(_Part):
     """``engines`` identical engines of one role.
 
@@ -127,6 +156,7 @@ class Pool(_Part):
     ``kv_ttl_s``: cached KV unused for longer is gone, on engines and at a hosted API (None or 0: kept).
     ``kv_tiers``: stores of KV below the device, fastest first. ``preemption``: what a decoding sequence without memory
     does: ``recompute`` its KV later, or ``swap`` it to the first tier, which must be the host.
+    ``transfer_layers``: parts in which KV leaves while the prefill computes (1: all of it afterwards).
     """
 
     name: str
@@ -146,6 +176,8 @@ class Pool(_Part):
     kv_bytes_per_token: int = 0
     transfer_bytes_per_s: float = 0.0  # KV out of (prefill) or into (decode) one engine, per direction
     transfer_latency_s: float = 0.0
+    transfer_layers: int = Field(default=1, ge=1)
+    speculation: SpeculationPart | None = None
     usd_per_engine_h: float = 0.0
     watts_per_engine: float = 0.0
     start_s: float = Field(default=0.0, ge=0)
@@ -228,7 +260,10 @@ class Provenance(_Part):
 
 
 class Plan(_Part):
-    """A plan. ``placement`` maps the name of every op that does work to its pool; ``load`` is its workload."""
+    """A plan. ``placement`` maps the name of every op that does work to its pool; ``load`` is its workload.
+
+    ``links``: of the pairs of pools that send KV to each other; others go at the slower ``transfer_bytes_per_s``.
+    """
 
     heterarch: Literal["plan"] = "plan"
     version: int = PLAN_VERSION
@@ -238,6 +273,7 @@ class Plan(_Part):
     slo: list[str]
     accounting: str
     pools: list[Pool]
+    links: list[PoolLink] = []
     placement: dict[str, str]
     policies: dict[str, str]  # {"router": "prefix-affinity"}
     predictions: Predictions

@@ -54,7 +54,8 @@ class Links:
 
     def __init__(self, fleet: Fleet, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._stated = {(link.a, link.b): catalog.link(link.link) for link in fleet.links}
+        self._stated = {(link.a, link.b): (catalog.link(link.link), link.shared) for link in fleet.links}
+        self.layerwise = fleet.layerwise_kv
         self._known: dict[tuple[str, str], TransferRate | None] = {}
 
     def between(self, a: str, b: str) -> TransferRate | None:
@@ -66,8 +67,9 @@ class Links:
     def _find(self, a: str, b: str) -> TransferRate | None:
         stated = self._stated.get((a, b)) or self._stated.get((b, a))
         if stated:
-            source = Source(Grade.DECLARED, f"link {stated.id} of the fleet")
-            return replace(link_rate(stated), source=source)
+            link, shared = stated
+            source = Source(Grade.DECLARED, f"link {link.id} of the fleet")
+            return replace(link_rate(link), source=source, shared=shared)
         try:
             return pair_link(self._catalog.device(a), self._catalog.device(b))
         except InputError:
@@ -83,12 +85,13 @@ def rate_between(sender: Point, receiver: Point, links: Links) -> TransferRate |
     """The rate between two engines, None where no link of their devices is known."""
     a, b = sender.engine.config, receiver.engine.config
     link = links.between(a.device.id, b.device.id)
-    return link and pair_rate(link, a.devices, b.devices)
+    layers = a.model.layers if links.layerwise else 1
+    return link and replace(pair_rate(link, a.devices, b.devices), layers=layers)
 
 
-def sent_s(tokens: Floats, receiver: Point, rate: TransferRate) -> Floats:
-    """Seconds to send the KV of ``tokens`` to an engine."""
-    return np.asarray(kv_transfer_s(tokens * receiver.engine.kv_bytes_per_token, rate))
+def sent_s(tokens: Floats, receiver: Point, rate: TransferRate, prefill_s: Floats) -> Floats:
+    """Seconds to send the KV of ``tokens`` to an engine after a prefill of ``prefill_s``."""
+    return np.asarray(kv_transfer_s(tokens * receiver.engine.kv_bytes_per_token, rate, prefill_s))
 
 
 def resources_of(candidates: Sequence[Candidate]) -> list[Resource]:
@@ -190,7 +193,7 @@ def kv_edge(
             continue
         assert receiver.point is not None
         tokens = sent_tokens(mix, receiver.point)[mine]
-        seen: dict[tuple[float, float], Link | None] = {}
+        seen: dict[tuple[float, float, int], Link | None] = {}
         for i, sender in enumerate(before):
             if sender.role != "prefill" or sender.point is None:
                 continue
@@ -199,20 +202,23 @@ def kv_edge(
             rate = rate_between(sender.point, receiver.point, links)
             if rate is None:
                 continue
-            key = (rate.bytes_per_s, rate.latency_s)
+            key = (rate.bytes_per_s, rate.latency_s, i if rate.layers > 1 else -1)
             if key not in seen:
-                seen[key] = _link(mix.output[mine], tokens, receiver.point, rate, limits)
+                prefill_s = sender.point.service[mine]
+                calls_per_s = mix.calls_of(call.decode) if rate.shared else receiver.point.calls_per_s
+                load = calls_per_s * float(tokens.mean()) * receiver.point.engine.kv_bytes_per_token
+                fits = load <= MOST_INGRESS * rate.bytes_per_s
+                seen[key] = _link(mix.output[mine], tokens, receiver.point, rate, prefill_s, limits) if fits else None
             link = seen[key]
             if link is not None:
                 pairs[i, j] = link
     return Edge(f"{call.name}.prefill", f"{call.name}.decode", pairs)
 
 
-def _link(output: Floats, tokens: Floats, receiver: Point, rate: TransferRate, limits: Limits) -> Link | None:
-    kv = receiver.engine.kv_bytes_per_token
-    if receiver.calls_per_s * float(tokens.mean()) * kv > MOST_INGRESS * rate.bytes_per_s:
-        return None
-    seconds = sent_s(tokens, receiver, rate)
+def _link(
+    output: Floats, tokens: Floats, receiver: Point, rate: TransferRate, prefill_s: Floats, limits: Limits
+) -> Link | None:
+    seconds = sent_s(tokens, receiver, rate, prefill_s)
     several = output > 1
     spread = seconds[several] / (output[several] - 1)
     for limit in limits.tpot if several.any() else ():

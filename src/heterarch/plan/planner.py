@@ -12,7 +12,7 @@ from heterarch.cost.library import Library
 from heterarch.cost.money.accounting import Accounting, OwnerTerms
 from heterarch.errors import InfeasibleError, InputError, UnknownNameError
 from heterarch.ir.flat import FlatProgram
-from heterarch.plan.assemble import placement_of, pool_names, pools_of, predictions_of, provenance_of
+from heterarch.plan.assemble import links_of, placement_of, pool_names, pools_of, predictions_of, provenance_of
 from heterarch.plan.candidates import Candidate, Limit, Limits
 from heterarch.plan.document import AgentPart, CallablePart, LeftOut, Objective, Plan
 from heterarch.plan.explain import alternatives_of, why_of
@@ -198,6 +198,7 @@ def _document(agent: Authored, placement: Placement, router: str) -> Plan:
         slo=[str(slo) for slo in setting.slos],
         accounting=str(setting.accounting),
         pools=pools_of(placement, names),
+        links=links_of(placement, names),
         placement=where,
         policies={"router": router},
         predictions=predictions_of(placement, names),

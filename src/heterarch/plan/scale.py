@@ -97,6 +97,7 @@ def _split(plan: Plan) -> Plan:
     return plan.model_copy(
         update={
             "pools": pools,
+            "links": [],  # of the devices that were planned
             "placement": placement,
             "agent": plan.agent.model_copy(update={"module": print_module(module)}),
             "predictions": plan.predictions.model_copy(update={"ops": ops}),

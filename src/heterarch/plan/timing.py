@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from heterarch.catalog.fleet import FleetEndpoint
 from heterarch.cost.transfer import TransferRate
 from heterarch.plan.candidates import Candidate
 from heterarch.plan.operating import MIXED_BUDGET, PREFILL_BUDGET, Point, prefill_seconds
@@ -63,13 +64,18 @@ class PlacedTiming:
             endpoint = hosted.endpoint
             p50, p95 = endpoint.ttft_p50_s, endpoint.ttft_p95_s
             ttft = lognormal(p50=p50, p95=p95).sample(self.rng, n) if p95 > p50 else np.full(n, p50)
-            return CallTimes(ttft, np.zeros(n), after_first * endpoint.tpot_p50_s)
+            return CallTimes(ttft, np.zeros(n), after_first * self._hosted_tpot(endpoint, n))
         assert placed.sender is not None
         assert placed.receiver is not None
-        prefill = self._wait(placed.sender, n) + self._prefill(placed, sample)
+        computing = self._prefill(placed, sample)
+        prefill = self._wait(placed.sender, n) + computing
         noise = np.maximum(self.rng.standard_normal(n), -1.0)
         tpot = placed.receiver.tpot_s + noise * placed.receiver.spread_s
-        return CallTimes(prefill, self._transfer(placed, sample), after_first * tpot)
+        return CallTimes(prefill, self._transfer(placed, sample, computing), after_first * tpot)
+
+    def _hosted_tpot(self, endpoint: FleetEndpoint, n: int) -> Floats:
+        p50, p95 = endpoint.tpot_p50_s, endpoint.tpot_p95_s or endpoint.tpot_p50_s
+        return lognormal(p50=p50, p95=p95).sample(self.rng, n) if p95 > p50 else np.full(n, p50)
 
     def task(self, op: int, seconds: Floats) -> Floats:
         """Service and waiting of a CPU op; other ops (a person) as declared."""
@@ -99,11 +105,11 @@ class PlacedTiming:
         context = placed.before.mix.running_context
         return prefill_seconds(point.engine.cost, tokens, done, budget, batch, context)
 
-    def _transfer(self, placed: PlacedCall, sample: CallSample) -> Floats:
+    def _transfer(self, placed: PlacedCall, sample: CallSample, prefill_s: Floats) -> Floats:
         if placed.rate is None or placed.receiver is None or placed.before.key == placed.after.key:
             return np.zeros(len(sample.output))
         tokens = uncached(sample, placed.receiver, keeps_output=True)
-        return sent_s(tokens, placed.receiver, placed.rate)
+        return sent_s(tokens, placed.receiver, placed.rate, prefill_s)
 
 
 def uncached(sample: CallSample, point: Point, *, keeps_output: bool) -> Floats:

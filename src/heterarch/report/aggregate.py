@@ -24,6 +24,7 @@ from heterarch.report.schema import (
     CacheReport,
     Counts,
     OpReport,
+    Overload,
     PoolReport,
     Report,
     Summary,
@@ -116,6 +117,7 @@ class RunFacts:
     tiers: Sequence[TierReport] = ()
     prefill_amplification: float | None = None
     reasons: Sequence[str] = ()
+    overloaded: Sequence[Overload] = ()
     notes: Sequence[str] = ()
 
 
@@ -239,6 +241,7 @@ def build_report(
         pools=list(pools),
         ops=[_op(row) for row in ops],
         slo=[_judge(slo, calls, requests, per_request) for slo in slos],
+        overloaded=list(facts.overloaded),
         notes=list(facts.notes),
     )
 

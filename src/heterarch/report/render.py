@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from heterarch.report.schema import OpReport, PoolReport, Report
+from heterarch.report.schema import OpReport, Overload, PoolReport, Report
 from heterarch.tables import Grid
 from heterarch.units import format_bytes, format_duration, format_number, format_usd
 
@@ -20,6 +20,7 @@ def render_report(report: Report) -> RenderableType:
         parts.append(ops_table(report))
     if report.slo:
         parts.append(slo_table(report))
+    parts += [overload_line(row) for row in report.overloaded]
     parts += [
         Text(f"{count} request{'s' if count > 1 else ''}: {reason}", style="yellow")
         for reason, count in report.reasons.items()
@@ -43,6 +44,14 @@ def headline(report: Report) -> Text:
     text.append(f", {format_usd(report.usd_per_million_tokens)} per million tokens.")
     if report.partial:
         text.append(" PARTIAL: the run was cut short.", style="bold red")
+    return text
+
+
+def overload_line(row: Overload) -> Text:
+    """The verdict on a pool that is overloaded."""
+    text = Text(f"OVERLOADED: {row.pool}", style="bold red")
+    text.append(f": {row.queued:,} waited when the last came; waiting grows by {row.growth:.2g} s per second", "red")
+    text.append(f", {format_duration(row.wait_s)} at the end; latencies only say how long the run was.", "red")
     return text
 
 

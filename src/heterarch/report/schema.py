@@ -105,6 +105,16 @@ class Verdict(_Part):
     met: bool
 
 
+class Overload(_Part):
+    """A pool that the load is too much for: its waiting grows by ``growth`` seconds per second, ``queued`` calls and
+    tasks waited when the last one came, and the last tenth of those served had waited ``wait_s``."""
+
+    pool: str
+    growth: float
+    wait_s: float
+    queued: int
+
+
 class Report(_Part):
     """What happened. Times in seconds, money in USD, rates per second of the run."""
 
@@ -136,4 +146,5 @@ class Report(_Part):
     pools: list[PoolReport]
     ops: list[OpReport]
     slo: list[Verdict]
+    overloaded: list[Overload] = []
     notes: list[str] = []

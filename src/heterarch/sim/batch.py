@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from heterarch.cost.step import StepCost, step_time_s
 from heterarch.sim.cache import append_run, cover, hold, idle_on_path, keep_all, lookup, release, take
 from heterarch.sim.compiled import compiled, inlined
 from heterarch.sim.heap import drop_finish, push_finish
+from heterarch.sim.seconds import cost_of, step_seconds
+from heterarch.sim.speculate import draft_seconds, kept_tokens, token_limit
 from heterarch.sim.state import Load
 from heterarch.sim.tiers import begin_load, drop_expired, loads, note_use, set_aside, swap_out
 
-step_seconds = compiled(step_time_s)
 NO_LOAD, LOADED, SWAPPED = int(Load.NONE), int(Load.LOADED), int(Load.SWAPPED)
 
 
@@ -87,7 +87,8 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
         now_s += engine.stall_s
         engine.stall_s = 0.0
     tokens, pairs = engine.decodes, 0.0
-    while tokens < pool.budget:
+    limit = token_limit(pool, engine.decodes)
+    while tokens < limit:
         task = engine.partial
         if task < 0:
             task = engine.head
@@ -97,7 +98,7 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
                 continue
             engine.partial = task
         sequence = s.sequences[task]
-        chunk = min(pool.budget - tokens, sequence.need - sequence.done)
+        chunk = min(limit - tokens, sequence.need - sequence.done)
         pairs += chunk * (sequence.done + 0.5 * chunk)
         tokens += chunk
         _compute(s, t, tree, e, task, chunk)
@@ -106,15 +107,18 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     if tokens > 0:
         others_s = _without_context_s(pool, tokens, pairs, engine.decodes)
         engine.started_s = now_s
-        engine.end_s = now_s + (others_s + pool.context_s * engine.context) * engine.slowness
+        kept = kept_tokens(pool, engine.decodes)
+        engine.end_s = now_s + (others_s + pool.context_s / kept * engine.context) * engine.slowness
     return bool(tokens > 0)
 
 
 @compiled
 def _without_context_s(pool: Any, tokens: int, pairs: float, decodes: int) -> float:
     """Seconds of an iteration that do not change while the same sequences decode."""
-    cost = StepCost(pool.fixed_s, pool.token_s, pool.bends_s, pool.pair_s, pool.context_s, pool.sequence_s)
-    return float(step_seconds(cost, tokens, pairs, decodes, 0))
+    kept = kept_tokens(pool, decodes)
+    computed = (tokens - decodes) * kept + decodes * pool.verified
+    seconds = step_seconds(cost_of(pool), computed, pairs * kept, decodes, 0)
+    return float((seconds + draft_seconds(pool, decodes)) / kept)
 
 
 @compiled
@@ -142,7 +146,7 @@ def decode_on(s: Any, tree: Any, e: int, coming_s: float, until_s: float, most: 
     crossing = s.crossing[e]
     decodes, context, iteration, free = engine.decodes, engine.context, engine.iteration, engine.free
     started_s, end_s, busy_s, kv_block_s = engine.started_s, engine.end_s, engine.busy_s, engine.kv_block_s
-    others_s, context_s = _without_context_s(pool, decodes, 0.0, decodes), pool.context_s
+    others_s, context_s = _without_context_s(pool, decodes, 0.0, decodes), pool.context_s / kept_tokens(pool, decodes)
     slowness = engine.slowness
     taken = pool.capacity - engine.idle
     last = iteration + min(most, s.finishes[e, 0].iteration - iteration)

@@ -24,8 +24,9 @@ from heterarch.sim.faults import (
     Switch,
     random_faults,
 )
-from heterarch.sim.loss import cut_link, expire_held
-from heterarch.sim.pools import check_placement, draw_endpoint_latency, pool_kind
+from heterarch.sim.loss import expire_stranded
+from heterarch.sim.pools import check_placement, draw_endpoint_latency, pool_kind, set_links
+from heterarch.sim.recall import set_rate
 from heterarch.sim.roster import Act, Roster
 from heterarch.sim.spot import engine_levels
 from heterarch.sim.state import Health, PoolKind, State
@@ -76,6 +77,8 @@ class Changes:
         self._number = count()
         self._coming = np.zeros(len(self.pools), np.int64)
         self._slow_until_s: dict[int, float] = {}
+        self._cut_until_s: dict[tuple[int, int], float] = {}
+        self._rates: dict[tuple[int, int], float] = {}  # of links that are cut
 
     @property
     def reserved(self) -> list[Pool]:
@@ -100,6 +103,8 @@ class Changes:
         state.pools["patience_s"] = self.faults.patience_s or 0.0
         for stage in self._stages:
             self._check_stage(stage)
+            names = {pool.name: row for pool, row in zip(stage.plan.pools, stage.rows, strict=True)}
+            set_links(state.links, names, stage.plan.links)
             self._at(stage.at_s, partial(self._switch, stage))
         for change in self._changes:
             self._schedule(change)
@@ -130,11 +135,11 @@ class Changes:
         """Tell the pools which engines are coming; where none is and none is up, waiting ends."""
         state = self._state
         state.pools["coming"] = self._coming
-        for pool in np.flatnonzero((state.pools["held"] >= 0) & (self._coming == 0)).tolist():
+        for pool in np.flatnonzero((state.pools["stranded"] >= 0) & (self._coming == 0)).tolist():
             first = self._roster.engine(pool, 0)
             up = (state.engines["healthy"][first : first + self._reserved[pool]] == Health.UP).any()
             if not up and self.faults.patience_s is None:
-                expire_held(state, pool)
+                expire_stranded(state, pool)
 
     # What is due when
 
@@ -190,8 +195,17 @@ class Changes:
         pool = self._rows[change.pool]
         others = [row for row in range(len(self.pools)) if row != pool]
         pairs = [(pool, other) for other in others] + [(other, pool) for other in others]
-        for source, target in [(pool, self._rows[change.to])] if change.to else pairs:
-            cut_link(self._state, source, target, at_s + change.for_s)
+        for pair in [(pool, self._rows[change.to])] if change.to else pairs:
+            if pair not in self._cut_until_s:
+                self._rates[pair] = float(self._state.links["bytes_per_s"][pair])
+                set_rate(self._state, *pair, 0.0)
+            self._cut_until_s[pair] = max(at_s + change.for_s, self._cut_until_s.get(pair, 0.0))
+            self._at(at_s + change.for_s, partial(self._join, pair))
+
+    def _join(self, pair: tuple[int, int], at_s: float) -> None:
+        if pair in self._cut_until_s and at_s >= self._cut_until_s[pair]:
+            del self._cut_until_s[pair]
+            set_rate(self._state, *pair, self._rates.pop(pair))
 
     def _switch(self, stage: Stage, at_s: float) -> None:
         """Order what the plan of ``stage`` lacks; it takes over when that is there."""

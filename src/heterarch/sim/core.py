@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from heterarch.cost import step
-from heterarch.policy import router
+from heterarch.cost import step, transfer
+from heterarch.policy import admission, router
 from heterarch.policy.base import RouterView
 from heterarch.policy.router import least_pending_tokens, least_queued, prefix_affinity
-from heterarch.sim import batch, cache, flow, heap, held, tiers
+from heterarch.sim import batch, cache, flow, gate, heap, links, seconds, speculate, stranded, tiers
 from heterarch.sim.batch import (
     begin_iteration,
     blocks_of,
@@ -31,9 +31,11 @@ from heterarch.sim.batch import (
 from heterarch.sim.cache import keep_all, lookup
 from heterarch.sim.compiled import bound, compiled, entry, fingerprint, inlined
 from heterarch.sim.flow import COMPLETED, FAILED, REJECTED, end_task, first_token, open_request
+from heterarch.sim.gate import answer, hold, judge, let_go, limited_until, token_seconds
 from heterarch.sim.heap import drop_event, push_event
-from heterarch.sim.held import hold, unhold
-from heterarch.sim.state import UNDECIDED, Event, Health, PoolKind, State, Stop
+from heterarch.sim.links import move_on, send
+from heterarch.sim.state import STRANDED, UNDECIDED, Event, Health, PoolKind, State, Stop
+from heterarch.sim.stranded import rescue, strand
 from heterarch.sim.tasks import Prefixes, TaskKind, Tasks
 from heterarch.sim.tiers import begin_use, drop_expired, end_load, end_use
 
@@ -42,18 +44,24 @@ ENDPOINT = int(PoolKind.ENDPOINT)
 SUBMIT, ITERATION, HANDOFF = int(Event.SUBMIT), int(Event.ITERATION), int(Event.HANDOFF)
 ARRIVED, FIRST, DONE = int(Event.ARRIVED), int(Event.FIRST), int(Event.DONE)
 START, RETRY, EXPIRE = int(Event.START), int(Event.RETRY), int(Event.EXPIRE)
-LOADED = int(Event.LOADED)
+LOADED, LINK, ADMIT = int(Event.LOADED), int(Event.LINK), int(Event.ADMIT)
 UP = int(Health.UP)
 STOP_DONE, STOP_UNTIL, STOP_ROUTE = int(Stop.DONE), int(Stop.UNTIL), int(Stop.ROUTE)
-STOP_STUCK = int(Stop.STUCK)
+STOP_STUCK, STOP_ADMIT = int(Stop.STUCK), int(Stop.ADMIT)
 
 #: reasons by number, as they stand in ``requests.reason``
 REASONS = (
     "the call needs more KV than one engine has",
     "no healthy engine",
     "engine lost {attempts} times",
+    "the call is longer than the model's context",
+    "the admission policy rejected it",
 )
-TOO_LONG, NO_ENGINE, ENGINE_LOST = 0, 1, 2
+TOO_LONG, NO_ENGINE, ENGINE_LOST, BEYOND_CONTEXT, NOT_ADMITTED = 0, 1, 2, 3, 4
+ADMITTED, REFUSED, WAITS = 0, 1, 2
+NOWHERE = -1  # no pool, where one may be named; or UNDECIDED
+ANSWERED = -1  # kind: Python has chosen an engine
+EVENT, ROOT, NETWORK = 0, 1, 2  # where the next thing stands
 _NEVER = float("inf")
 
 _least_pending_tokens = compiled(least_pending_tokens)
@@ -62,26 +70,30 @@ _least_queued = compiled(least_queued)
 
 
 @compiled
-def _next(s: Any, t: Any) -> tuple[float, bool]:
-    """When the next thing happens, and whether it is a task without predecessors."""
+def _next(s: Any, t: Any) -> tuple[float, int]:
+    """When the next thing happens, and where it stands: an event, a task without predecessors, the network."""
     clock = s.clock[0]
-    dynamic = s.events[0].time_s if clock.events > 0 else _NEVER
+    at_s, source = _NEVER, EVENT
+    if clock.events > 0:
+        at_s = s.events[0].time_s
     if clock.next_root < len(s.roots):
         task = s.roots[clock.next_root]
-        at = t.rows[task].release_s + t.rows[task].delay_s
-        if at <= dynamic:
-            return at, True
-    return dynamic, False
+        root_s = t.rows[task].release_s + t.rows[task].delay_s
+        if root_s <= at_s:
+            at_s, source = root_s, ROOT
+    if clock.sent_s < at_s:
+        at_s, source = clock.sent_s, NETWORK
+    return at_s, source
 
 
 @compiled
 def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> bool:
-    if kind == SUBMIT:
-        return _submit(s, t, tree, id_, now_s)
-    if kind == HANDOFF:
-        return _route(s, t, tree, id_, t.rows[id_].decode_pool, now_s)
-    if kind == RETRY:
-        return _retry(s, t, tree, id_, now_s)
+    """What is not an engine's iteration; False when Python must decide."""
+    if kind == ADMIT:
+        s.pools[id_].asking = 0
+        id_ = s.pools[id_].held_head
+    if kind in (SUBMIT, ADMIT, HANDOFF, RETRY, ANSWERED):
+        return id_ < 0 or _go_on(s, t, tree, kind, id_, now_s)
     if kind == ARRIVED:
         _arrived(s, t, tree, id_, now_s)
     elif kind == FIRST:
@@ -91,33 +103,76 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
     elif kind == DONE:
         _delay_done(s, t, tree, id_, now_s)
     elif kind == EXPIRE:
-        unhold(s, id_)
         _give_up(s, t, tree, id_, now_s)
     elif kind == LOADED:
-        end_load(s, tree, id_)
-        to_front(s, s.sequences[id_].engine, id_)
-        s.engines[s.sequences[id_].engine].loaded += 1
-        _wake(s, s.sequences[id_].engine, now_s)
+        _loaded(s, tree, id_, now_s)
+    elif kind == LINK:
+        move_on(s, id_, now_s)
     return True
 
 
 @compiled
-def _submit(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
+def _go_on(s: Any, t: Any, tree: Any, kind: int, task: int, now_s: float) -> bool:
+    """Let ``task`` go to the pool that it needs now, if any; False when Python must decide."""
+    if kind == HANDOFF:
+        p = int(t.rows[task].decode_pool)
+    elif kind == ANSWERED:
+        p = int(s.clock[0].route_pool)
+    elif kind == RETRY:
+        p = _retry(s, t, tree, task, now_s)
+    else:
+        p = _submit(s, t, tree, task, now_s)
+    return p != UNDECIDED and (p == NOWHERE or _route(s, t, tree, task, p, now_s))
+
+
+@compiled
+def _submit(s: Any, t: Any, tree: Any, task: int, now_s: float) -> int:
+    """The pool that ``task`` goes to, NOWHERE, or UNDECIDED when Python must decide."""
     if not open_request(s, t, task, now_s):
         request = s.requests[t.rows[task].request]
+        let_go(s, task, t.rows[task].prefill_pool, now_s)
         end_task(s, t, task, now_s, request.status, request.reason)
-        return True
+        return NOWHERE
     pool = t.rows[task].prefill_pool
     if t.rows[task].kind != GENERATE:
         _delay(s, t, task, now_s)
-        return True
+        return NOWHERE
+    tokens = t.rows[task].prompt_tokens + t.rows[task].output_tokens
+    if 0 < s.pools[t.rows[task].decode_pool].context_tokens < tokens and s.clock[0].unbounded == 0:
+        end_task(s, t, task, now_s, REJECTED, BEYOND_CONTEXT)
+        return NOWHERE
+    if s.pools[pool].kind != ENDPOINT and _too_long(s, t, tree, task):
+        end_task(s, t, task, now_s, REJECTED, TOO_LONG)
+        return NOWHERE
+    if s.clock[0].admission != 0 and not s.requests[t.rows[task].request].admitted:
+        decision = _admission(s, t, tree, task, pool, now_s)
+        if decision == REFUSED:
+            end_task(s, t, task, now_s, REJECTED, NOT_ADMITTED)
+        if decision != ADMITTED:
+            return UNDECIDED if decision == UNDECIDED else NOWHERE
+    let_go(s, task, pool, now_s)
     if s.pools[pool].kind == ENDPOINT:
         _call_endpoint(s, t, tree, task, now_s)
-        return True
-    if _too_long(s, t, tree, task):
-        end_task(s, t, task, now_s, REJECTED, TOO_LONG)
-        return True
-    return _route(s, t, tree, task, pool, now_s)
+        return NOWHERE
+    return int(pool)
+
+
+@compiled
+def _admission(s: Any, t: Any, tree: Any, task: int, p: int, now_s: float) -> int:
+    """The decision about ``task``, UNDECIDED when Python must decide; a call that must wait joins the line."""
+    decision = answer(s, task)
+    if decision == UNDECIDED and s.pools[p].held_head >= 0 and s.pools[p].held_head != task:
+        decision = WAITS
+    elif decision == UNDECIDED:
+        fill_view(s, t, tree, task, p)
+        decision = judge(s, t, task, p, now_s)
+    if decision == ADMITTED:
+        s.requests[t.rows[task].request].admitted = 1
+    elif decision == REFUSED:
+        let_go(s, task, p, now_s)
+    elif decision == WAITS:
+        hold(s, task, p)
+    return decision
 
 
 @compiled
@@ -191,13 +246,21 @@ def _wake(s: Any, e: int, now_s: float) -> None:
 
 @compiled
 def _route(s: Any, t: Any, tree: Any, task: int, p: int, now_s: float) -> bool:
-    """Choose an engine of pool ``p`` for ``task`` and send it there; False when Python must choose."""
-    pool = s.pools[p]
-    fill_view(s, t, tree, task, p)
-    if pool.router < 0:
-        s.clock[0].route_task, s.clock[0].route_pool = task, p
-        return False
-    _place(s, t, tree, task, p, _decide(s, t, task, p, now_s), now_s)
+    """Choose an engine of pool ``p`` for ``task``, as Python has where it was asked, and send it there.
+
+    False when Python must choose.
+    """
+    clock = s.clock[0]
+    if clock.route_task == task:
+        row = int(clock.decision)
+        clock.route_task, clock.route_pool, clock.decision = -1, -1, UNDECIDED
+    else:
+        fill_view(s, t, tree, task, p)
+        if s.pools[p].router < 0:
+            clock.route_task, clock.route_pool = task, p
+            return False
+        row = _decide(s, t, task, p, now_s)
+    _place(s, t, tree, task, p, row, now_s)
     return True
 
 
@@ -250,22 +313,11 @@ def last_engine(s: Any, t: Any, task: int, p: int) -> int:
 
 
 @compiled
-def _resume(s: Any, t: Any, tree: Any) -> bool:
-    clock = s.clock[0]
-    if clock.decision == UNDECIDED:
-        return False
-    task, p, row = clock.route_task, clock.route_pool, clock.decision
-    clock.route_task, clock.route_pool, clock.decision = -1, -1, UNDECIDED
-    _place(s, t, tree, task, p, row, clock.now_s)
-    return True
-
-
-@compiled
 def _place(s: Any, t: Any, tree: Any, task: int, p: int, row: int, now_s: float) -> None:
     sequence = s.sequences[task]
     s.clock[0].decisions += 1
     if row < 0:
-        if not hold(s, task, p, now_s):
+        if not strand(s, task, p, now_s):
             _give_up(s, t, tree, task, now_s)
         return
     s.last_engine[t.rows[task].session, p] = row
@@ -282,6 +334,8 @@ def _place(s: Any, t: Any, tree: Any, task: int, p: int, row: int, now_s: float)
 @compiled
 def _give_up(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     """Fail a call that no engine takes; where its prefill is done, that engine forgets it."""
+    if s.sequences[task].target <= STRANDED:
+        rescue(s, task)
     engine = s.sequences[task].engine
     if engine >= 0:
         free_blocks(s, t, tree, engine, task, False)
@@ -290,8 +344,10 @@ def _give_up(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
 
 
 @compiled
-def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
+def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> int:
     """A call without an engine starts again: on the decode engine that waits for its KV, else as a new one.
+
+    The pool that it goes to, or NOWHERE.
 
     Its answer so far is a part of the prompt now; where that is more than a prefill engine holds, the decode pool
     computes it.
@@ -310,27 +366,22 @@ def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
         p = t.rows[task].prefill_pool
         if blocks_of(tree, sequence.need) > s.pools[p].capacity:
             p = t.rows[task].decode_pool
-        return _route(s, t, tree, task, p, now_s)
-    return True
+        return int(p)
+    return NOWHERE
 
 
 @compiled
 def _send(s: Any, t: Any, tree: Any, task: int, target: int, now_s: float) -> None:
-    """Send the KV that the decode engine lacks; transfers out of one engine follow each other."""
+    """Send the KV that the decode engine lacks."""
     sequence = s.sequences[task]
     source, engine = s.engines[sequence.engine], s.engines[target]
-    a, b = s.pools[source.pool], s.pools[engine.pool]
     found = cached_blocks(s, t, tree, target, task) * tree.block_tokens
     tokens = max(sequence.need - found, 0)
-    rate = min(a.link_bytes_per_s, b.link_bytes_per_s)
-    start = max(now_s, source.link_free_s, s.blocked_s[source.pool, engine.pool])
-    source.link_free_s = start + tokens * a.kv_bytes / rate
     source.transfer_tokens += tokens
     sequence.target = target
     sequence.owed = sequence.need
     engine.unprefilled += sequence.owed
-    latency = max(a.link_latency_s, b.link_latency_s)
-    push_event(s.clock[0], s.events, source.link_free_s + latency, ARRIVED, task)
+    send(s, task, tokens * s.pools[source.pool].kv_bytes, now_s)
 
 
 @compiled
@@ -346,18 +397,26 @@ def _arrived(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
 
 
 @compiled
+def _loaded(s: Any, tree: Any, task: int, now_s: float) -> None:
+    """The KV of ``task`` has come from a tier: it is among the first of the queue now."""
+    e = s.sequences[task].engine
+    end_load(s, tree, task)
+    to_front(s, e, task)
+    s.engines[e].loaded += 1
+    _wake(s, e, now_s)
+
+
+@compiled
 def _call_endpoint(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
-    """A hosted API: sampled latency, after the rate limits (token buckets that hold one minute) let it pass."""
+    """A hosted API: sampled latency, after the rate limits let the call pass."""
     pool, sequence = s.pools[t.rows[task].prefill_pool], s.sequences[task]
     engine = s.engines[pool.first]
     output = max(t.rows[task].output_tokens, 1)
-    start = now_s
-    tokens_s = min(60.0, pool.token_interval_s * (t.rows[task].prompt_tokens + output))
+    tokens_s = token_seconds(t, pool, task)
+    start = limited_until(pool, tokens_s, now_s)
     if pool.call_interval_s > 0.0:
-        start = max(start, pool.calls_due_s + pool.call_interval_s - 60.0)
         pool.calls_due_s = max(pool.calls_due_s, start) + pool.call_interval_s
     if tokens_s > 0.0:
-        start = max(start, pool.tokens_due_s + tokens_s - 60.0)
         pool.tokens_due_s = max(pool.tokens_due_s, start) + tokens_s
     sequence.scheduled_s = start
     sequence.first_engine = sequence.engine = pool.first
@@ -419,44 +478,53 @@ def _delay_done(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     end_task(s, t, task, now_s, COMPLETED, -1)
 
 
-@inlined
-def _step(s: Any, t: Any, tree: Any, now_s: float, root: bool, until_s: float, most: int) -> int:
-    """Let the next event happen; how many iterations and events that were, 0 when Python must route."""
+@compiled
+def _take(s: Any, source: int) -> tuple[int, int]:
+    """Take out what happens next: its kind and id."""
     clock = s.clock[0]
-    clock.now_s = now_s
-    if root:
-        kind, id_ = SUBMIT, s.roots[clock.next_root]
+    if source == NETWORK:
+        return LINK, -1
+    if source == ROOT:
         clock.next_root += 1
-    else:
-        kind, id_ = s.events[0].kind, s.events[0].id
-        drop_event(clock, s.events)
-    if kind in (ITERATION, START):
-        return _run_engine(s, t, tree, id_, kind, until_s, most)
-    return 1 if _handle(s, t, tree, kind, id_, now_s) else 0
+        return SUBMIT, int(s.roots[clock.next_root - 1])
+    kind, id_ = int(s.events[0].kind), int(s.events[0].id)
+    drop_event(clock, s.events)
+    return kind, id_
 
 
 def _event_loop(sources: int) -> Callable[[State, Tasks, Prefixes, float, int], int]:
     def advance(s: Any, t: Any, tree: Any, until_s: float, most_events: int) -> int:
         clock = s.clock[0]
         left = most_events if sources else 0  # ties the machine code on disk to its sources
-        if clock.route_task >= 0 and not _resume(s, t, tree):
-            return STOP_ROUTE
-        while left > 0:
-            now_s, root = _next(s, t)
+        asked = max(clock.ask_task, clock.route_task)
+        happens = asked < 0 or clock.decision != UNDECIDED
+        if asked >= 0 and happens:
+            happens = _handle(s, t, tree, SUBMIT if clock.ask_task >= 0 else ANSWERED, asked, clock.now_s)
+        while happens and left > 0:
+            now_s, source = _next(s, t)
             if now_s == _NEVER:
                 return STOP_STUCK if clock.open_tasks > 0 else STOP_DONE
             if now_s > until_s:
                 return STOP_UNTIL
-            happened = _step(s, t, tree, now_s, root, until_s, left)
-            if happened == 0:
-                return STOP_ROUTE
-            left -= happened
-        return STOP_UNTIL
+            clock.now_s = now_s
+            kind, id_ = _take(s, source)
+            if kind in (ITERATION, START):
+                left -= _run_engine(s, t, tree, id_, kind, until_s, left)
+            else:
+                happens = _handle(s, t, tree, kind, id_, now_s)
+                left -= 1
+        if happens:
+            return STOP_UNTIL
+        return STOP_ADMIT if clock.ask_task >= 0 else STOP_ROUTE
 
     return entry(advance)
 
 
-_advance = _event_loop(fingerprint(batch, cache, flow, heap, held, tiers, router, step))
+_advance = _event_loop(
+    fingerprint(
+        admission, batch, cache, flow, gate, heap, links, router, seconds, speculate, step, stranded, tiers, transfer
+    )
+)
 
 
 def advance(state: State, tasks: Tasks, tree: Prefixes, until_s: float, most_events: int) -> Stop:

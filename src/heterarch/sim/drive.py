@@ -5,14 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from heterarch.errors import InputError
+from heterarch.errors import InputError, PolicyError
+from heterarch.policy.admission import Admission, AdmissionPolicy, AdmissionView
+from heterarch.policy.ask import ask, name_of
 from heterarch.policy.base import Router, RouterView
 from heterarch.sim.change import Changes
 from heterarch.sim.core import advancer
-from heterarch.sim.state import VIEW, State, Stop
-from heterarch.sim.tasks import Prefixes, Tasks
+from heterarch.sim.state import State, Stop
+from heterarch.sim.tasks import Prefixes, Table, Tasks
 
+#: columns of :data:`heterarch.sim.state.VIEW` in the order of the views of policies
+ROUTER_COLUMNS = ("age", "cached", "pending", "decode", "queued", "running", "healthy")
+ADMISSION_COLUMNS = ("age", "wait", "pending", "decode", "queued", "running", "healthy")
 SLICE_EVENTS = 200_000  # between two looks at the keyboard
+QUEUE_EVENTS = 1_000  # between two looks at the queues where their length is limited
+SLICE_DECISIONS = 1_000  # of policies in Python, between two looks at either
 
 
 def drive(
@@ -22,7 +29,10 @@ def drive(
     until_s: float = math.inf,
     router: Router | None = None,
     tick: Callable[[State], None] | None = None,
+    *,
     changes: Changes | None = None,
+    admission: AdmissionPolicy | None = None,
+    max_queue: float = math.inf,
 ) -> bool:
     """Run ``state`` to its end or to ``until_s``; True when it ended, False when it was stopped before.
 
@@ -34,61 +44,114 @@ def drive(
         router: a router in Python for the pools without a built-in one.
         tick: called after every slice.
         changes: faults and changes that are due during the run.
+        admission: an admission policy in Python, where the state has no built-in one.
+        max_queue: stop when more calls and tasks wait than that; looked at once per slice.
 
     Raises:
-        InputError: the router chose an engine that does not exist, or tasks wait for each other in a circle.
+        PolicyError: a policy raised, wrote to its view or decided what cannot be.
+        InputError: tasks wait for each other in a circle.
     """
     advance = advancer(state, tasks, tree)
-    decide = None if router is None else _decider(state, tasks, router)
+    answer = _answers(state, tasks, router, admission)
+    most_events = SLICE_EVENTS if math.isinf(max_queue) else QUEUE_EVENTS
+    decisions = 0
     try:
         while True:
             change_s = math.inf if changes is None else changes.next_s
-            stop = advance(min(until_s, change_s), SLICE_EVENTS)
-            if stop == Stop.ROUTE:
-                if decide is None:
-                    raise InputError("the pools have no built-in router and no router was given")
-                decide()
-                continue
+            stop = advance(min(until_s, change_s), most_events)
             if stop == Stop.DONE:
                 return True
-            if changes is not None and change_s <= until_s and _is_quiet(state, tasks, Stop(stop), change_s):
-                changes.apply()
-            elif stop == Stop.STUCK and math.isinf(change_s):
-                raise InputError(
-                    "tasks wait for each other, or an unhealthy engine holds them",
-                    observed=f"{int(state.clock[0]['open_tasks'])} tasks never start",
-                )
-            if _next_event_s(state, tasks) > until_s:
-                state.clock[0]["now_s"] = until_s
+            if stop in answer:
+                answer[stop]()
+                decisions += 1
+                if decisions % SLICE_DECISIONS:
+                    continue
+            elif not _change(state, tasks, Stop(stop), changes, until_s, admission):
                 return False
             if tick is not None:
                 tick(state)
+            if max_queue < math.inf and waiting(state) > max_queue:
+                return False
     except KeyboardInterrupt:
         return False
 
 
-def _decider(state: State, tasks: Tasks, router: Router) -> Callable[[], None]:
-    """What answers the core when it waits for ``router``; the arrays of the views are those that the core fills."""
+def _change(
+    state: State,
+    tasks: Tasks,
+    stop: Stop,
+    changes: Changes | None,
+    until_s: float,
+    admission: AdmissionPolicy | None,
+) -> bool:
+    """Do what is due now that the core has come back; False when ``until_s`` is reached."""
+    change_s = math.inf if changes is None else changes.next_s
+    if changes is not None and change_s <= until_s and _is_quiet(state, tasks, stop, change_s):
+        changes.apply()
+    elif stop == Stop.STUCK and math.isinf(change_s):
+        raise _stuck(state, admission)
+    if _next_event_s(state, tasks) <= until_s:
+        return True
+    state.clock[0]["now_s"] = until_s
+    return False
+
+
+Answer = Callable[[], None]
+
+
+def _answers(state: State, tasks: Tasks, router: Router | None, admission: AdmissionPolicy | None) -> dict[int, Answer]:
+    """What answers the core at each stop for a decision; the arrays of the views are those that the core fills."""
+    views = state.views.view()
+    views.flags.writeable = False
+    pools = [views[a : a + n] for a, n in zip(state.pools["first"], state.pools["engines"], strict=True)]
+    return {Stop.ROUTE: _router(state, tasks, pools, router), Stop.ADMIT: _gate(state, tasks, pools, admission)}
+
+
+def _router(state: State, tasks: Tasks, pools: list[Table], router: Router | None) -> Answer:
     clock = state.clock[0]
     prompt_tokens, sessions, last_engine = tasks.rows["prompt_tokens"], tasks.rows["session"], state.last_engine
-    pools = [state.views[a : a + n] for a, n in zip(state.pools["first"], state.pools["engines"], strict=True)]
-    columns = [tuple(views[name] for name in VIEW.names or ()) for views in pools]
+    columns = [tuple(views[name] for name in ROUTER_COLUMNS) for views in pools]
 
     def decide() -> None:
+        if router is None:
+            raise InputError("the pools have no built-in router and no router was given")
         task, pool = clock["route_task"], clock["route_pool"]
         last = int(last_engine[sessions[task], pool])
-        row = int(router.decide(RouterView(float(clock["now_s"]), int(prompt_tokens[task]), last, *columns[pool])))
+        row = ask("router", router, RouterView(float(clock["now_s"]), int(prompt_tokens[task]), last, *columns[pool]))
         if not -1 <= row < len(pools[pool]):
-            raise InputError(
-                f"router {router.name!r} chose an engine that does not exist",
+            raise PolicyError(
+                f"router {name_of(router)!r} chose an engine that does not exist",
                 observed=row,
                 expected=f"0..{len(pools[pool]) - 1}, or -1 for none",
             )
         if row >= 0 and not pools[pool]["healthy"][row]:
-            raise InputError(f"router {router.name!r} chose an engine that is not healthy", observed=row)
+            raise PolicyError(f"router {name_of(router)!r} chose an engine that is not healthy", observed=row)
         clock["decision"] = row
 
     return decide
+
+
+def _gate(state: State, tasks: Tasks, pools: list[Table], admission: AdmissionPolicy | None) -> Answer:
+    clock = state.clock[0]
+
+    def judge() -> None:
+        if admission is None:
+            raise InputError("the run has no built-in admission policy and none was given")
+        task, views = int(clock["ask_task"]), pools[clock["ask_pool"]]
+        now_s = float(clock["now_s"])
+        since_s = now_s - float(state.sequences["submitted_s"][task])
+        columns = (views[name] for name in ADMISSION_COLUMNS)
+        view = AdmissionView(now_s, since_s, int(tasks.rows["prompt_tokens"][task]), *columns)
+        decision = ask("admission policy", admission, view)
+        if decision not in list(Admission):
+            raise PolicyError(
+                f"admission policy {name_of(admission)!r} decided what does not exist",
+                observed=decision,
+                expected="0 (admit), 1 (reject) or 2 (wait)",
+            )
+        clock["decision"] = decision
+
+    return judge
 
 
 def _is_quiet(state: State, tasks: Tasks, stop: Stop, until_s: float) -> bool:
@@ -96,9 +159,68 @@ def _is_quiet(state: State, tasks: Tasks, stop: Stop, until_s: float) -> bool:
     return stop == Stop.STUCK or (state.clock[0]["open_tasks"] > 0 and _next_event_s(state, tasks) > until_s)
 
 
+def _stuck(state: State, admission: AdmissionPolicy | None) -> InputError:
+    if (state.pools["held_head"] >= 0).any():
+        return PolicyError(
+            f"admission policy {name_of(admission)!r} lets calls wait although nothing is left to wait for",
+            observed=f"{waiting(state)} calls wait",
+            fix="admit or reject where the pool is idle",
+        )
+    return InputError(
+        "tasks wait for each other, or an unhealthy engine holds them",
+        observed=f"{int(state.clock[0]['open_tasks'])} tasks never start",
+    )
+
+
+def waiting(state: State) -> int:
+    """Calls that wait for an engine or for their admission, and tasks that wait for a server."""
+    queued = int(state.engines["queued"].sum())
+    for name in ("head", "held_head", "stranded"):
+        for task in state.pools[name].tolist():
+            while task >= 0:
+                queued += 1
+                task = int(state.sequences["next"][task])
+    return queued
+
+
+def admission_view(state: State, tasks: Tasks, task: int, pool: int) -> AdmissionView:
+    """What an admission policy sees of ``pool`` for ``task``, from the scratch arrays that the core filled."""
+    a = int(state.pools[pool]["first"])
+    views = state.views[a : a + int(state.pools[pool]["engines"])]
+    views.flags.writeable = False
+    now_s = float(state.clock[0]["now_s"])
+    return AdmissionView(
+        now_s,
+        now_s - float(state.sequences["submitted_s"][task]),
+        int(tasks.rows["prompt_tokens"][task]),
+        views["age"],
+        views["wait"],
+        views["pending"],
+        views["decode"],
+        views["queued"],
+        views["running"],
+        views["healthy"],
+    )
+
+
+def _judge(state: State, tasks: Tasks, admission: AdmissionPolicy | None) -> None:
+    if admission is None:
+        raise InputError("the run has no built-in admission policy and none was given")
+    clock = state.clock[0]
+    view = admission_view(state, tasks, int(clock["ask_task"]), int(clock["ask_pool"]))
+    decision = ask("admission policy", admission, view)
+    if decision not in list(Admission):
+        raise PolicyError(
+            f"admission policy {name_of(admission)!r} decided what does not exist",
+            observed=decision,
+            expected="0 (admit), 1 (reject) or 2 (wait)",
+        )
+    clock["decision"] = decision
+
+
 def _next_event_s(state: State, tasks: Tasks) -> float:
     clock = state.clock[0]
-    times = [math.inf]
+    times = [float(clock["sent_s"])]
     if clock["events"] > 0:
         times.append(float(state.events[0]["time_s"]))
     if clock["next_root"] < len(state.roots):

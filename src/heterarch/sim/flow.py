@@ -8,6 +8,7 @@ import numpy as np
 
 from heterarch.report.aggregate import Status
 from heterarch.sim.compiled import compiled
+from heterarch.sim.gate import ask_again
 from heterarch.sim.heap import push_event
 from heterarch.sim.state import Event
 
@@ -18,7 +19,8 @@ COMPLETED, REJECTED, FAILED = int(Status.COMPLETED), int(Status.REJECTED), int(S
 @compiled
 def open_request(s: Any, t: Any, task: int, now_s: float) -> bool:
     """Note the submission of ``task``; whether its request is still worth working on."""
-    s.sequences[task].submitted_s = now_s
+    if np.isnan(s.sequences[task].submitted_s):
+        s.sequences[task].submitted_s = now_s
     request = s.requests[t.rows[task].request]
     if np.isnan(request.release_s):
         request.release_s = now_s
@@ -32,6 +34,7 @@ def first_token(s: Any, t: Any, task: int, now_s: float) -> None:
     if np.isnan(sequence.first_s):
         sequence.first_s = now_s
         _fire(s, t, task, now_s, 1)
+        ask_again(s, t.rows[task].prefill_pool, now_s)
 
 
 @compiled
@@ -57,6 +60,7 @@ def end_task(s: Any, t: Any, task: int, now_s: float, status: int, reason: int) 
     if request.left == 0 and request.status == 0:
         request.status = COMPLETED
     _fire(s, t, task, now_s, 0)
+    ask_again(s, t.rows[task].prefill_pool, now_s)
 
 
 @compiled

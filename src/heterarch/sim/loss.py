@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from heterarch.sim.recall import recall
 from heterarch.sim.state import EVENT, NONE, Event, Health, Load, Shared, State
 from heterarch.sim.tasks import Int64, Table
 
@@ -32,13 +33,16 @@ def lose_engine(state: State, engine: int) -> None:
         record["busy_s"] += max(0.0, now_s - record["started_s"])  # it begins later where it waits for a swap
     moves = dropped["id"][np.isin(dropped["kind"], _MOVES)]
     sent = state.sequences["engine"][moves] == engine
-    _hand_over_again(state, moves[~sent])
+    leaving, coming = recall(state, engine)
+    _hand_over_again(state, np.array([*coming, *moves[~sent]], np.int64))
+    gone = _on_their_way(state, np.array([*leaving, *moves[sent]], np.int64))
     loading = dropped["id"][dropped["kind"] == Event.LOADED].tolist()
-    lost = [*_settled(state, engine, loading), *_on_their_way(state, moves[sent]), *_waiting_with_kv(state, engine)]
+    lost = [*_settled(state, engine, loading), *gone, *_waiting_with_kv(state, engine)]
     _empty(state, engine, now_s)
     _empty_stores(state, [engine], Shared.ENGINE)
     _start_again(state, np.array(lost, np.int64))
     record["lost_calls"] += len(lost)
+    _ask_again(state, int(record["pool"]))
 
 
 def lose_servers(state: State, engines: Sequence[int]) -> None:
@@ -46,34 +50,22 @@ def lose_servers(state: State, engines: Sequence[int]) -> None:
     _empty_stores(state, engines, Shared.SERVER)
 
 
-def cut_link(state: State, source: int, target: int, until_s: float) -> None:
-    """No KV goes from pool ``source`` to pool ``target`` before ``until_s``; what is on its way starts again then."""
-    state.blocked_s[source, target] = max(until_s, state.blocked_s[source, target])
-    live = state.events[: state.clock[0]["events"]]
-    engines, sequences = state.engines, state.sequences
-    way = live["kind"] == Event.ARRIVED
-    rows = sequences[live["id"][way]]
-    way[way] = (engines["pool"][rows["engine"]] == source) & (engines["pool"][rows["target"]] == target)
-    moving = _drop_events(state, way)["id"]
-    engines["link_free_s"][sequences["engine"][moving]] = state.clock[0]["now_s"]
-    _hand_over_again(state, moving)
-
-
-def release_held(state: State, pool: int) -> None:
+def release_stranded(state: State, pool: int) -> None:
     """Calls that wait for an engine of ``pool`` go to their router again."""
-    held = _held(state, pool)
-    _let_go(state, pool, held, held)
-    tasks = np.array(held, np.int64)
+    stranded = _stranded(state, pool)
+    _let_go(state, pool, stranded, stranded)
+    tasks = np.array(stranded, np.int64)
     prefilled = state.sequences["engine"][tasks] >= 0
     add_events(state, Event.HANDOFF, tasks[prefilled])
     add_events(state, Event.RETRY, tasks[~prefilled])
+    _ask_again(state, pool)
 
 
-def expire_held(state: State, pool: int) -> None:
+def expire_stranded(state: State, pool: int) -> None:
     """Calls that wait for an engine of ``pool`` wait no longer."""
-    held = _held(state, pool)
-    _drop_events(state, _expiries(state, held))
-    add_events(state, Event.EXPIRE, held)
+    stranded = _stranded(state, pool)
+    _drop_events(state, _expiries(state, stranded))
+    add_events(state, Event.EXPIRE, stranded)
 
 
 def add_events(state: State, kind: Event, ids: Sequence[int] | Int64) -> None:
@@ -86,13 +78,23 @@ def add_events(state: State, kind: Event, ids: Sequence[int] | Int64) -> None:
     _set_events(state, np.concatenate([state.events[: clock["events"]], new]))
 
 
+def _ask_again(state: State, pool: int) -> None:
+    """Calls that the admission policy lets wait before ``pool`` may be let in now."""
+    record = state.pools[pool]
+    if record["held_head"] >= 0 and not record["asking"]:
+        record["asking"] = 1
+        add_events(state, Event.ADMIT, [pool])
+
+
 def _concerns(state: State, engine: int) -> NDArray[np.bool_]:
     """Which events are of ``engine``: its iterations, KV that it sends or reads or that is on its way to it."""
     live = state.events[: state.clock[0]["events"]]
     moves = np.isin(live["kind"], (*_MOVES, Event.LOADED))
     rows = state.sequences[np.where(moves, live["id"], 0)]
     mine = moves & ((rows["engine"] == engine) | (rows["target"] == engine))
-    return np.asarray(mine | (np.isin(live["kind"], (Event.ITERATION, Event.START)) & (live["id"] == engine)))
+    return np.asarray(
+        mine | (np.isin(live["kind"], (Event.ITERATION, Event.START, Event.LINK)) & (live["id"] == engine))
+    )
 
 
 def _drop_events(state: State, which: NDArray[np.bool_]) -> Table:
@@ -156,27 +158,27 @@ def _waiting_with_kv(state: State, engine: int) -> list[int]:
     """Calls whose KV is on ``engine`` and that wait for a decode engine; they wait no longer."""
     found: list[int] = []
     for pool in range(len(state.pools)):
-        held = _held(state, pool)
-        mine = [task for task in held if state.sequences["engine"][task] == engine]
+        stranded = _stranded(state, pool)
+        mine = [task for task in stranded if state.sequences["engine"][task] == engine]
         if mine:
-            _let_go(state, pool, held, mine)
+            _let_go(state, pool, stranded, mine)
             found.extend(mine)
     state.sequences["need"][found] += 1
     return found
 
 
-def _let_go(state: State, pool: int, held: list[int], tasks: list[int]) -> None:
+def _let_go(state: State, pool: int, stranded: list[int], tasks: list[int]) -> None:
     """Take ``tasks`` out of those that ``pool`` holds."""
     _drop_events(state, _expiries(state, tasks))
     gone = set(tasks)
-    rest = [task for task in held if task not in gone]
+    rest = [task for task in stranded if task not in gone]
     state.sequences["next"][rest] = [*rest[1:], NONE][: len(rest)]
-    state.pools["held"][pool], state.pools["held_tail"][pool] = (rest[0], rest[-1]) if rest else (NONE, NONE)
+    state.pools["stranded"][pool], state.pools["stranded_tail"][pool] = (rest[0], rest[-1]) if rest else (NONE, NONE)
     state.sequences["target"][tasks] = NONE
 
 
-def _held(state: State, pool: int) -> list[int]:
-    return list(_chain(state, int(state.pools["held"][pool]), "next"))
+def _stranded(state: State, pool: int) -> list[int]:
+    return list(_chain(state, int(state.pools["stranded"][pool]), "next"))
 
 
 def _expiries(state: State, tasks: list[int]) -> NDArray[np.bool_]:

@@ -12,7 +12,8 @@ from heterarch.cost.money.endpoint import call_usd
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.document import Plan, Pool
 from heterarch.report.aggregate import CALL, REQUEST, OpTimes, Records, Status
-from heterarch.report.schema import PoolReport
+from heterarch.report.overload import trend
+from heterarch.report.schema import Overload, PoolReport
 from heterarch.sim.placement import call_ops
 from heterarch.sim.pools import pool_kind
 from heterarch.sim.reuse import reuse_of
@@ -140,6 +141,36 @@ def _utilisation(pool: Pool, record: Any, engines: Any, time: PoolTime, duration
         return float(engines["busy_s"].sum() / time.up_s) if time.up_s else 0.0
     servers = max(1, pool.engines) * max(1, pool.concurrency)
     return min(1.0, float(record["busy_s"] / (servers * duration_s)))
+
+
+def overloads(plan: Plan, state: State, tasks: Tasks) -> list[Overload]:
+    """The pools whose waiting grows until the last session starts: for an engine, a server or a rate limit to begin; in
+    a decode pool, from the KV's arrival to the end of the answer."""
+    rows, sequences = tasks.rows, state.sequences
+    if not len(state.roots):
+        return []
+    last_s = float(rows["release_s"][state.roots[-1]] + rows["delay_s"][state.roots[-1]])
+    decodes = (rows["kind"] == TaskKind.GENERATE) & (rows["decode_pool"] != rows["prefill_pool"])
+    found = []
+    for row, pool in enumerate(plan.pools):
+        mine, begun, ended = decodes & (rows["decode_pool"] == row), "arrived_s", "finish_s"
+        if not mine.any():
+            mine, begun, ended = rows["prefill_pool"] == row, "submitted_s", "scheduled_s"
+        seen = _overload(pool.name, sequences[begun][mine], sequences[ended][mine], last_s)
+        if seen is not None:
+            found.append(seen)
+    return found
+
+
+def _overload(pool: str, begun_s: Floats, ended_s: Floats, last_s: float) -> Overload | None:
+    begun = begun_s <= last_s
+    served = begun & np.isfinite(ended_s)
+    seen = trend(begun_s[served], (ended_s - begun_s)[served])
+    if not seen.grows:
+        return None
+    last_s = float(begun_s[begun].max())
+    queued = int((begun & ~(ended_s <= last_s)).sum())
+    return Overload(pool=pool, growth=seen.growth, wait_s=seen.wait_s, queued=queued)
 
 
 def op_times(plan: Plan, flat: FlatProgram, state: State, tasks: Tasks) -> list[OpTimes]:

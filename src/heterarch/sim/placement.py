@@ -78,6 +78,19 @@ class Placement:
         return prefill, decode
 
 
+def check_ops(plan: Plan, flat: FlatProgram) -> None:
+    """Refuse a plan whose placement and program disagree.
+
+    Raises:
+        UnknownNameError: it places an op that its program does not have.
+    """
+    unknown = sorted(set(plan.placement) - set(flat.names))
+    if unknown:
+        error = UnknownNameError("op", unknown[0], flat.names, fix="plan the agent again")
+        error.what = f"the plan places an op that its program does not have: {unknown[0]}"
+        raise error
+
+
 def main_call(flat: FlatProgram) -> CallOps:
     """The LLM call that generates most per visit: the one that a trace is replayed on.
 

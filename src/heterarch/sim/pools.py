@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heterarch.errors import InputError
-from heterarch.plan.document import Pool
+from heterarch.errors import InputError, UnknownNameError
+from heterarch.plan.document import Pool, PoolLink
 from heterarch.policy.router import ROUTERS
-from heterarch.sim.state import POOL, PoolKind
+from heterarch.sim.state import POOL, PoolKind, open_links
 from heterarch.sim.tasks import TaskKind, Tasks
 from heterarch.workload.distribution import lognormal
 
@@ -45,7 +46,10 @@ def pool_table(pools: Sequence[Pool], router: str | None, block_tokens: int) -> 
     for row, pool in enumerate(pools):
         kind = pool_kind(pool)
         records[row]["kind"], records[row]["router"], records[row]["first"] = kind, code, first
-        records[row]["head"] = records[row]["tail"] = records[row]["held"] = records[row]["held_tail"] = -1
+        for name in ("head", "tail", "held_head", "held_tail", "stranded", "stranded_tail"):
+            records[row][name] = -1
+        records[row]["context_tokens"] = pool.context_tokens
+        records[row]["verified"] = records[row]["tokens_per_step"] = 1
         records[row]["ttl_s"] = pool.kv_ttl_s or 0.0
         records[row]["tiers"], records[row]["swap"] = len(pool.kv_tiers), pool.preemption == "swap"
         records[row]["free_servers"] = max(1, pool.engines) * max(1, pool.concurrency)
@@ -57,12 +61,35 @@ def pool_table(pools: Sequence[Pool], router: str | None, block_tokens: int) -> 
     return records
 
 
-def check_placement(tasks: Tasks, pools: Sequence[Pool]) -> None:
+def link_table(records: Any, pools: Sequence[Pool], links: Sequence[PoolLink]) -> Any:
+    """[P, P] records (:data:`heterarch.sim.state.LINK`) of the links between the pools ``records``."""
+    table = open_links(records)
+    set_links(table, {pool.name: row for row, pool in enumerate(pools)}, links)
+    return table
+
+
+def set_links(table: Any, rows: Mapping[str, int], links: Sequence[PoolLink]) -> None:
+    """Write the stated ``links`` between pools, whose ``rows`` in ``table`` [P, P] are given by name.
+
+    Raises:
+        UnknownNameError: a link of a pool that the plan does not have.
+    """
+    for link in links:
+        for name in (link.sender, link.receiver):
+            if name not in rows:
+                raise UnknownNameError("pool", name, rows, fix="name pools of the plan in its `links`")
+        record = table[rows[link.sender], rows[link.receiver]]
+        record["bytes_per_s"], record["latency_s"] = link.bytes_per_s, link.latency_s
+        record["shared_bytes_per_s"] = link.shared_bytes_per_s or math.inf
+
+
+def check_placement(tasks: Tasks, pools: Sequence[Pool], links: Sequence[PoolLink] = ()) -> None:
     """Refuse LLM calls on pools that cannot run them, and disaggregation without a link.
 
     Raises:
         InputError: with the pools concerned.
     """
+    stated = {(link.sender, link.receiver) for link in links}
     calls = tasks.rows["kind"] == TaskKind.GENERATE
     pairs = np.stack([tasks.rows["prefill_pool"][calls], tasks.rows["decode_pool"][calls]], axis=1)
     for a, b in np.unique(pairs, axis=0).tolist():
@@ -74,18 +101,19 @@ def check_placement(tasks: Tasks, pools: Sequence[Pool]) -> None:
                 observed=f"prefill on {prefill.name} ({prefill.role}), decode on {decode.name} ({decode.role})",
                 expected="one mixed pool, one endpoint, or a prefill and a decode pool",
             )
-        if a != b and min(prefill.transfer_bytes_per_s, decode.transfer_bytes_per_s) <= 0:
+        linked = (prefill.name, decode.name) in stated
+        if a != b and not linked and min(prefill.transfer_bytes_per_s, decode.transfer_bytes_per_s) <= 0:
             raise InputError(
                 f"no KV link from pool {prefill.name} to pool {decode.name}",
                 observed="transfer_bytes_per_s is 0",
-                fix="give both pools a transfer_bytes_per_s",
+                fix="give both pools a transfer_bytes_per_s, or the plan a link from one to the other",
             )
 
 
 def draw_endpoint_latency(
     pools: Sequence[Pool], tasks: Tasks, rng: np.random.Generator, which: NDArray[np.bool_] | None = None
 ) -> None:
-    """Draw TTFT of calls on hosted APIs (log-normal through p50 and p95); TPOT is the median.
+    """Draw TTFT and TPOT of calls on hosted APIs: log-normal through p50 and p95, or the median alone.
 
     Args:
         pools: the pools that the tasks are placed on.
@@ -102,7 +130,10 @@ def draw_endpoint_latency(
         p50 = max(pool.endpoint.ttft_p50_s, 1e-9)
         law = lognormal(p50=p50, p95=max(pool.endpoint.ttft_p95_s, p50))
         rows["ttft_s"][mine] = law.sample(rng, len(mine))
-        rows["tpot_s"][mine] = pool.endpoint.tpot_p50_s
+        tpot_s, slow_s = pool.endpoint.tpot_p50_s, pool.endpoint.tpot_p95_s
+        rows["tpot_s"][mine] = tpot_s
+        if slow_s is not None and slow_s > tpot_s:
+            rows["tpot_s"][mine] = lognormal(p50=tpot_s, p95=slow_s).sample(rng, len(mine))
 
 
 def _engines(record: Any, pool: Pool, block_tokens: int) -> None:
@@ -121,8 +152,13 @@ def _engines(record: Any, pool: Pool, block_tokens: int) -> None:
     record["budget"] = pool.max_batched_tokens or DEFAULT_BATCHED_TOKENS
     record["capacity"], record["watermark"] = capacity, int(WATERMARK * capacity)
     record["kv_bytes"] = pool.kv_bytes_per_token
-    record["link_bytes_per_s"] = pool.transfer_bytes_per_s
+    record["link_bytes_per_s"] = pool.transfer_bytes_per_s or math.inf
     record["link_latency_s"] = pool.transfer_latency_s
+    record["transfer_layers"] = pool.transfer_layers
+    if pool.speculation is not None:
+        record["verified"] = pool.speculation.draft_tokens + 1
+        record["tokens_per_step"] = pool.speculation.tokens_per_step
+        record["draft_s"] = pool.speculation.draft_s
 
 
 def _endpoint(record: Any, pool: Pool) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from heterarch.plan.document import Pool
-from heterarch.sim.loss import lose_engine, lose_servers, release_held
+from heterarch.sim.loss import lose_engine, lose_servers, release_stranded
 from heterarch.sim.pools import pool_kind
 from heterarch.sim.state import Health, PoolKind, State
 from heterarch.sim.tasks import Tasks
@@ -142,7 +142,7 @@ class Roster:
         self.uptime.mark(pool, row, Phase.DRAINING if pool in self._closing else Phase.UP, at_s)
         if self.is_engines(pool):
             self._state.engines["healthy"][self.engine(pool, row)] = Health.UP
-            release_held(self._state, pool)
+            release_stranded(self._state, pool)
 
     def _drain(self, pool: int, row: int, at_s: float) -> None:
         self.uptime.mark(pool, row, Phase.DRAINING, at_s)
@@ -160,7 +160,7 @@ class Roster:
     def _last_work_s(self, tasks: Tasks, pool: int, row: int) -> float:
         if self.is_engines(pool):
             engine = self._state.engines[self.engine(pool, row)]
-            busy = engine["running"] or engine["queued"]
+            busy = engine["running"] or engine["queued"] or engine["send_head"] >= 0
             return math.inf if busy else max(float(engine["end_s"]), float(engine["link_free_s"]))
         ends = self._state.sequences["finish_s"][tasks.rows["prefill_pool"] == pool]
         return float(np.nanmax(ends, initial=0.0))

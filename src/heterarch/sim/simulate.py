@@ -10,24 +10,27 @@ from typing import Any, Literal
 
 import numpy as np
 
-from heterarch.errors import InputError, UnknownNameError
+from heterarch.errors import InputError, PolicyError, UnknownNameError
 from heterarch.ir.flat import FlatProgram
 from heterarch.plan.document import Plan
 from heterarch.plan.store import plan_sha256
+from heterarch.policy.admission import AdmissionPolicy
+from heterarch.policy.admission import admission as builtin_admission
 from heterarch.policy.base import Router
 from heterarch.policy.router import router as builtin_router
 from heterarch.report.aggregate import Records, RunFacts, build_report
 from heterarch.report.schema import Report
+from heterarch.report.slo import parse_slo
 from heterarch.sim import outcome
 from heterarch.sim.change import Changes
 from heterarch.sim.core import REASONS
-from heterarch.sim.drive import drive
+from heterarch.sim.drive import drive, waiting
 from heterarch.sim.faults import Faults
-from heterarch.sim.placement import CallOps, Placement, call_ops, main_call
-from heterarch.sim.pools import check_placement, draw_endpoint_latency, pool_table
+from heterarch.sim.placement import CallOps, Placement, call_ops, check_ops, main_call
+from heterarch.sim.pools import check_placement, draw_endpoint_latency, link_table, pool_table
 from heterarch.sim.replay import Replay, replay_tasks
 from heterarch.sim.reuse import reuse_of
-from heterarch.sim.state import State, new_state
+from heterarch.sim.state import State, new_state, set_admission
 from heterarch.sim.stores import stores_of
 from heterarch.sim.tasks import Prefixes, Tasks
 from heterarch.sim.unroll import unroll
@@ -82,6 +85,8 @@ def run_simulation(
     requests: int = DEFAULT_REQUESTS,
     until_s: float | None = None,
     router: str | Router | None = None,
+    admission: str | AdmissionPolicy | None = None,
+    max_queue: int | None = None,
     cache: Cache = "engine",
     replay: Replay | None = None,
     call: str = "",
@@ -100,6 +105,9 @@ def run_simulation(
         until_s: stop at this simulated time; what is not done then is unfinished and the Report partial.
         router: a built-in by name, which runs compiled, or an object with ``decide``, which runs as it is; by
             default the plan's.
+        admission: an admission policy, likewise: ``all``, ``queue-limit:8192``, ``queue-hold:8192`` (tokens to prefill
+            per engine), ``deadline:2.5`` (seconds to the first token, by default the SLO's), or an object.
+        max_queue: stop, with a partial Report, when more calls and tasks wait than that: such a load never drains.
         cache: each engine's own KV, or ``unbounded``: one that never forgets, takes no memory and serves all
             engines, which bounds the hit rate from above.
         replay: of a trace, ``open`` (at recorded times) or ``closed`` (sessions wait for their answers); by default
@@ -112,6 +120,7 @@ def run_simulation(
 
     Raises:
         InputError: a plan, program or source that cannot be simulated.
+        PolicyError: a policy in Python went wrong; its ``partial`` is the Simulation up to there.
     """
     if cache not in ("engine", "unbounded"):
         raise InputError("unknown cache", observed=cache, expected="engine or unbounded")
@@ -121,19 +130,36 @@ def run_simulation(
         tasks, tree = replay_tasks(source, Placement(plan, flat).call(ops), way, ops.decode)
     else:
         tasks, tree = unroll(plan, flat, source, requests=requests, seed=seed, steady=steady)
-    check_placement(tasks, plan.pools)
+    check_placement(tasks, plan.pools, plan.links)
+    check_ops(plan, flat)
     draw_endpoint_latency(plan.pools, tasks, np.random.default_rng([seed, _STREAM]))
     chosen = router if router is not None else plan.policies.get("router", "prefix-affinity")
     name = builtin_router(chosen).name if isinstance(chosen, str) else None
+    gate = admission if admission is not None else plan.policies.get("admission", "all")
     changes = None if faults is None else Changes(plan, flat, faults, tasks, seed=seed, until_s=until_s)
     pools = plan.pools if changes is None else changes.reserved
     stores = stores_of(pools, tree.block_tokens)
-    state = new_state(pool_table(pools, name, tree.block_tokens), tasks, tree, cache == "unbounded", stores)
+    records = pool_table(pools, name, tree.block_tokens)
+    state = new_state(records, tasks, tree, cache == "unbounded", link_table(records, pools, plan.links), stores)
+    set_admission(state, builtin_admission(gate, _ttft_s(plan)) if isinstance(gate, str) else None)
     if changes is not None:
         changes.begin(state)
-    finished = _run(state, tasks, tree, until_s, None if isinstance(chosen, str) else chosen, progress, changes)
-    stopped = not finished and (until_s is None or float(state.clock[0]["now_s"]) < until_s)
-    return replace(_result(plan, flat, source, seed, state, tasks, tree, finished, changes), interrupted=stopped)
+    limit = math.inf if until_s is None else until_s
+    most = math.inf if max_queue is None else max_queue
+    python = (None if isinstance(chosen, str) else chosen, None if isinstance(gate, str) else gate)
+    try:
+        finished = _run(state, tasks, tree, limit, most, python, progress, changes)
+    except PolicyError as error:
+        error.partial = _result(plan, flat, source, seed, state, tasks, tree, False, changes, most)
+        raise
+    stopped = not finished and float(state.clock[0]["now_s"]) < limit and waiting(state) <= most
+    return replace(_result(plan, flat, source, seed, state, tasks, tree, finished, changes, most), interrupted=stopped)
+
+
+def _ttft_s(plan: Plan) -> float | None:
+    """The strictest TTFT that the plan's SLOs ask for."""
+    targets = [slo.target for slo in map(parse_slo, plan.slo) if slo.metric == "ttft"]
+    return min(targets, default=None)
 
 
 def _call(flat: FlatProgram, call: str) -> CallOps:
@@ -149,15 +175,18 @@ def _run(
     state: State,
     tasks: Tasks,
     tree: Prefixes,
-    until_s: float | None,
-    router: Router | None,
+    until_s: float,
+    max_queue: float,
+    policies: tuple[Router | None, AdmissionPolicy | None],
     progress: bool,
     changes: Changes | None,
 ) -> bool:
-    limit = math.inf if until_s is None else until_s
     try:
         with _bar(len(tasks.rows)) if progress else nullcontext(None) as tick:
-            return drive(state, tasks, tree, limit, router, tick, changes)
+            return drive(
+                state, tasks, tree, until_s, policies[0], tick,
+                changes=changes, admission=policies[1], max_queue=max_queue,
+            )  # fmt: skip
     except KeyboardInterrupt:  # outside of the driver, which has its own
         return False
 
@@ -183,6 +212,7 @@ def _result(
     tree: Prefixes,
     finished: bool,
     changes: Changes | None,
+    max_queue: float,
 ) -> Simulation:
     duration = outcome.span_s(state)
     pools_of_all = plan.pools if changes is None else changes.pools
@@ -213,18 +243,24 @@ def _result(
         tiers=reuse.tiers,
         prefill_amplification=reuse.prefill_amplification,
         reasons=[text.format(attempts=int(state.clock[0]["most_losses"])) for text in REASONS],
-        notes=_notes(plan, source, finished),
+        overloaded=outcome.overloads(plan, state, tasks),
+        notes=_notes(plan, source, finished, waiting(state), max_queue),
     )
     report = build_report(facts, calls, requests, pools, outcome.op_times(plan, flat, state, tasks))
     return Simulation(report, calls, requests)
 
 
-def _notes(plan: Plan, source: Workload | Trace, finished: bool) -> list[str]:
+def _notes(plan: Plan, source: Workload | Trace, finished: bool, queued: int, max_queue: float) -> list[str]:
     notes = [] if finished else ["stopped before the end: times are over what had completed"]
+    if not finished and queued > max_queue:
+        notes.append(
+            f"stopped because {queued:,} calls and tasks waited, more than {max_queue:,}: the load does not drain"
+        )
+    hosted = [pool.endpoint for pool in plan.pools if pool.endpoint]
     if any(pool.endpoint and not pool.kv_ttl_s for pool in plan.pools):
         notes.append("a hosted API without `kv_ttl_s` is assumed to keep every prompt prefix cached")
-    if any(pool.endpoint for pool in plan.pools):
-        notes.append("a hosted API is assumed to answer at its median TPOT")
+    if any(endpoint.tpot_p95_s is None for endpoint in hosted):
+        notes.append("a hosted API without a stated p95 of its TPOT is assumed to answer at the median")
     if isinstance(source, Trace) and source.notes:
         notes.extend(source.notes)
     return notes

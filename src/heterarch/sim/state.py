@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heterarch.cost.step import KNOTS, StepCost
+from heterarch.policy.admission import ADMISSIONS, BuiltinAdmission
 from heterarch.sim.tasks import Int32, Int64, Prefixes, Table, Tasks
 
 Int8 = NDArray[np.int8]
 Floats = NDArray[np.float64]
 
 NONE = -1
-HELD = -2
+STRANDED = -2
 MOST_TIERS = 3
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
 
@@ -41,6 +42,8 @@ class Event(IntEnum):
     RETRY = 7  # a call that lost its engine, or waited for one, goes to its router again
     EXPIRE = 8  # the patience of a call that waits for an engine ends
     LOADED = 9  # KV from a tier, or swapped out before, is on the device
+    LINK = 11  # an engine begins to send KV; ``id`` is the engine
+    ADMIT = 12  # the calls held before a pool are asked for again; ``id`` is the pool
 
 
 class Health(IntEnum):
@@ -58,6 +61,7 @@ class Stop(IntEnum):
     UNTIL = 1
     ROUTE = 2  # a Python router must decide; see ``clock.route_task``, ``clock.route_pool``
     STUCK = 3  # tasks remain that nothing will ever start
+    ADMIT = 4  # an admission policy in Python must decide; see ``clock.ask_task``, ``clock.ask_pool``
 
 
 class Load(IntEnum):
@@ -101,10 +105,18 @@ POOL = np.dtype(
         ("tokens_due_s", np.float64),
         *((name, np.float64) for name in StepCost._fields if name != "bends_s"),
         ("bends_s", np.float64, (len(KNOTS),)),
-        ("held", np.int64),  # calls that wait for an engine to come up
-        ("held_tail", np.int64),
+        ("stranded", np.int64),  # calls that wait for an engine to come up
+        ("stranded_tail", np.int64),
         ("coming", np.int64),  # engines that are going to come up
         ("patience_s", np.float64),  # longest wait for an engine, 0 where none is stated
+        ("context_tokens", np.int64),  # most tokens of a call, 0 for no limit
+        ("transfer_layers", np.int64),
+        ("verified", np.int64),  # tokens per decoding sequence and pass: 1, or with speculation draft_tokens + 1
+        ("tokens_per_step", np.float64),  # tokens that a pass moves a decode on
+        ("draft_s", np.float64),
+        ("held_head", np.int64),  # calls that the admission policy lets wait
+        ("held_tail", np.int64),
+        ("asking", np.int64),  # ADMIT is due
         ("ttl_s", np.float64),  # of cached KV, 0 for ever
         ("tiers", np.int64),  # stores below each engine
         ("swap", np.int64),
@@ -150,6 +162,14 @@ ENGINE = np.dtype(
         ("still", np.int64),  # the next iteration computes the same sequences, unless one of them ends
         ("slowness", np.float64),  # seconds of an iteration over those of a sound engine
         ("lost_calls", np.int64),  # that began again elsewhere because this engine was lost
+        ("send_head", np.int64),  # transfers out of the engine, one after the other
+        ("send_tail", np.int64),
+        ("send_left", np.float64),  # bytes of the first, and its rate
+        ("send_rate", np.float64),
+        ("send_since_s", np.float64),  # since when it sends without a pause
+        ("receive_left", np.float64),  # bytes/s not given to anyone yet, while rates are shared out
+        ("receives", np.int64),
+        ("sender", np.int64),  # row of the k-th engine that sends, k being this row
         ("loaded", np.int64),  # sequences at the front of its queue whose KV has come from a tier
         ("stall_s", np.float64),  # the next iteration waits for a swap
         ("swaps", np.int64),
@@ -172,7 +192,7 @@ SEQUENCE = np.dtype(
         ("run_prev", np.int32),
         ("run_next", np.int32),
         ("engine", np.int32),  # that prefilled it, then that decodes it
-        ("target", np.int32),  # decode engine while the KV is on its way; HELD - pool while it waits for an engine
+        ("target", np.int32),  # decode engine while the KV is on its way; STRANDED - pool while it waits for an engine
         ("first_engine", np.int32),
         ("locked", np.int32),  # leaf of the path it holds, -1 none
         ("need", np.int32),  # tokens to have in KV before the next token comes
@@ -189,6 +209,7 @@ SEQUENCE = np.dtype(
         ("first_s", np.float64),
         ("arrived_s", np.float64),  # its KV on the decode engine
         ("finish_s", np.float64),
+        ("send_bytes", np.float64),  # of its KV, when the prefill has ended
         ("tier", np.int8),  # Load
     ],
     align=True,
@@ -199,6 +220,7 @@ REQUEST_STATE = np.dtype(
         ("left", np.int32),
         ("status", np.int8),
         ("reason", np.int8),
+        ("admitted", np.int8),
         ("release_s", np.float64),
         ("finish_s", np.float64),
     ],
@@ -235,6 +257,18 @@ VIEW = np.dtype(
         ("queued", np.int64),
         ("running", np.int64),
         ("healthy", np.bool_),
+        ("wait", np.float64),  # predicted seconds until the first token
+    ]
+)
+#: of one pair of pools; bytes/s and seconds
+LINK = np.dtype(
+    [
+        ("bytes_per_s", np.float64),  # of one pair of engines
+        ("latency_s", np.float64),
+        ("shared_bytes_per_s", np.float64),  # of all pairs together
+        ("left", np.float64),  # of the shared rate, while rates are shared out
+        ("users", np.int64),
+        ("sent_bytes", np.float64),
     ]
 )
 CLOCK = np.dtype(
@@ -252,6 +286,14 @@ CLOCK = np.dtype(
         ("hit_blocks", np.int64),
         ("decisions", np.int64),
         ("most_losses", np.int64),  # a call that lost so many engines fails
+        ("admission", np.int64),  # code of a built-in policy, -1: ask Python
+        ("admission_limit", np.float64),
+        ("otherwise", np.int64),  # what the built-in decides beyond its limit
+        ("ask_task", np.int64),
+        ("ask_pool", np.int64),
+        ("sending", np.int64),  # engines that send KV: ``sender`` of the first so many rows of ``engines``
+        ("network_s", np.float64),  # until when their bytes have moved
+        ("sent_s", np.float64),  # when the first of them is done, or the rates are to be shared out again
     ]
 )
 
@@ -272,9 +314,9 @@ class State(NamedTuple):
     last_engine: Int32  # [sessions, P] row within the pool that served the session last, -1 none
     views: Table  # [E] what a router sees, filled before each decision
     losses: Int8  # [n] engines that were lost under the call
-    blocked_s: Floats  # [P, P] until when no KV goes from one pool to the other
+    links: Table  # [P, P] from pool to pool
     stores: Table  # [S]
-    used_s: Floats  # [caches + S, N] last use; in a store, when what is being written is there; [0, 0] if unused
+    used_s: Floats  # [caches + S, N] last use; in a store, when it is written; [0, 0] without TTL and tiers
 
 
 class Stores(NamedTuple):
@@ -289,7 +331,14 @@ def no_stores(engines: int) -> Stores:
     return Stores(np.zeros(0, STORE), np.full((engines, MOST_TIERS), NONE))
 
 
-def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, stores: Stores | None = None) -> State:
+def new_state(
+    pools: Table,
+    tasks: Tasks,
+    tree: Prefixes,
+    unbounded: bool,
+    links: Table | None = None,
+    stores: Stores | None = None,
+) -> State:
     """The world before the first event.
 
     Args:
@@ -297,6 +346,7 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, store
         tasks: what to run.
         tree: prefixes of the prompts.
         unbounded: one cache for all engines, which never forgets and takes no memory.
+        links: [P, P] :data:`LINK` records; by default only what engines send and receive limits.
         stores: the tiers below the engines (:func:`heterarch.sim.stores.stores_of`); none by default.
     """
     count = int(pools["engines"].sum())
@@ -323,14 +373,14 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, store
         sequences=_sequences(tasks),
         requests=_requests(tasks),
         nodes=nodes,
-        events=np.zeros(len(tasks.rows) + 2 * count + 8, EVENT),
+        events=np.zeros(len(tasks.rows) + 3 * count + len(pools) + 8, EVENT),
         finishes=np.zeros((count, seats), FINISH),
         crossing=np.zeros((count, tree.block_tokens), np.int32),
         roots=ready[np.argsort(at, kind="stable")].astype(np.int32),
         last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int32),
         views=np.zeros(count, VIEW),
         losses=np.zeros(len(tasks.rows), np.int8),
-        blocked_s=np.zeros((len(pools), len(pools))),
+        links=open_links(pools) if links is None else links,
         stores=below.stores,
         used_s=np.zeros((caches + stored, len(tree.runs)) if dated.any() else (0, 0)),
     )
@@ -345,9 +395,35 @@ def _seen(pools: Table, engines: Table, dated: NDArray[np.bool_], row: int, unbo
     return seen
 
 
+def set_admission(state: State, policy: BuiltinAdmission | None) -> None:
+    """Let a built-in admission policy decide, or with None one in Python; a new state admits all."""
+    clock = state.clock[0]
+    clock["admission"] = -1 if policy is None else list(ADMISSIONS).index(policy.name)
+    if policy is not None:
+        clock["admission_limit"], clock["otherwise"] = policy.limit, policy.otherwise
+
+
+def open_links(pools: Table) -> Table:
+    """[P, P] links without limits of their own, at the longer latency of both pools."""
+    table = np.zeros((len(pools), len(pools)), LINK)
+    table["bytes_per_s"] = table["shared_bytes_per_s"] = np.inf
+    table["latency_s"] = np.maximum.outer(pools["link_latency_s"], pools["link_latency_s"])
+    return table
+
+
 def _engines(pools: Table, count: int, tree: bool, unbounded: bool) -> Table:
     engines = np.zeros(count, ENGINE)
-    for name in ("head", "tail", "run_head", "run_tail", "partial", "prefilled", "prefilled_tail", "lru_head"):
+    for name in (
+        "head",
+        "tail",
+        "run_head",
+        "run_tail",
+        "partial",
+        "prefilled",
+        "prefilled_tail",
+        "lru_head",
+        "send_head",
+    ):
         engines[name] = NONE
     engines["lru_tail"] = NONE
     engines["healthy"] = Health.UP
@@ -365,7 +441,7 @@ def _sequences(tasks: Tasks) -> Table:
     for name in ("submitted_s", "scheduled_s", "first_s", "arrived_s", "finish_s"):
         rows[name] = np.nan
     rows["deps"] = tasks.rows["deps"]
-    rows["need"] = tasks.rows["prompt_tokens"]
+    rows["need"] = np.maximum(tasks.rows["prompt_tokens"], 1)
     rows["left"] = np.maximum(tasks.rows["output_tokens"], 1)
     return rows
 
@@ -382,7 +458,8 @@ def _clock(tasks: Tasks, unbounded: bool) -> Table:
     clock = np.zeros(1, CLOCK)
     clock["open_tasks"] = len(tasks.rows)
     clock["unbounded"] = unbounded
-    clock["route_task"] = clock["route_pool"] = NONE
+    clock["route_task"] = clock["route_pool"] = clock["ask_task"] = clock["ask_pool"] = NONE
     clock["decision"] = UNDECIDED
     clock["most_losses"] = 1
+    clock["sent_s"] = np.inf
     return clock

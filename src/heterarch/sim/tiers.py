@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from heterarch.cost.step import StepCost, step_time_s
 from heterarch.sim.cache import append_run, cover, expire, hold, keep_all, lookup, release, take, touch
 from heterarch.sim.compiled import compiled, inlined
 from heterarch.sim.heap import push_event
+from heterarch.sim.seconds import cost_of, step_seconds
 from heterarch.sim.state import Event, Load
 
 LOADED_EVENT = int(Event.LOADED)
 LOADING, LOADED = int(Load.LOADING), int(Load.LOADED)
 SWAPPED, RETURNING = int(Load.SWAPPED), int(Load.RETURNING)
-_step_seconds = compiled(step_time_s)
 
 
 @inlined
@@ -46,7 +45,7 @@ def drop_expired(s: Any, e: int, now_s: float) -> None:
 
 @compiled
 def note_use(s: Any, t: Any, tree: Any, e: int, task: int, leaf_out: int, computed: bool) -> None:
-    """``task`` ends now, with its answer up to ``leaf_out``: date it for the TTL, and write through what is ``computed``."""
+    """``task`` ends now, its answer at ``leaf_out``: date both for the TTL, and write them through if ``computed``."""
     engine, leaf = s.engines[e], max(s.sequences[task].locked, leaf_out)
     pool, seen = s.pools[engine.pool], s.pools[t.rows[task].prefill_pool].seen
     if seen >= 0:
@@ -122,13 +121,12 @@ def _readable(tree: Any, row: Any, used_s: Any, leaf: int, now_s: float) -> int:
 @compiled
 def _saved_s(pool: Any, need: int, before: int, after: int) -> float:
     """Seconds of prefill, alone on an engine of ``pool``, that tokens ``before..after`` take."""
-    cost = StepCost(pool.fixed_s, pool.token_s, pool.bends_s, pool.pair_s, pool.context_s, pool.sequence_s)
     seconds, sign = 0.0, 1.0
     for done in (before, after):
         tokens = float(need - done)
         chunks = max(1.0, tokens / pool.budget)
         pairs = tokens * (done + 0.5 * tokens)
-        seconds += sign * chunks * _step_seconds(cost, tokens / chunks, pairs / chunks, 0, 0)
+        seconds += sign * chunks * step_seconds(cost_of(pool), tokens / chunks, pairs / chunks, 0, 0)
         sign = -1.0
     return seconds
 

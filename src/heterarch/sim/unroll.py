@@ -28,6 +28,7 @@ from heterarch.workload.profile import Workload
 
 MOST_TRIPS = 10_000
 MOST_DEPTH = 32
+MOST_TASKS = 200_000  # of one request
 _BATCH = 256
 _STREAMING_READERS = (OpKind.AUDIO,)
 
@@ -171,6 +172,13 @@ class Unroller:
         """Add a task of ``request``; of a past one, none."""
         if request.past:
             return -1
+        if len(request.tasks) >= MOST_TASKS:
+            op = int(values.get("op", -1))
+            raise InputError(
+                f"one request has more than {MOST_TASKS:,} tasks",
+                where=self.flat.where[op] if op >= 0 else None,
+                fix="bound the loops and maps around it",
+            )
         row = self.table.add(after, streaming, request=request.row, session=request.session, **values)
         request.tasks.append(row)
         request.ends.difference_update(after)
@@ -315,9 +323,18 @@ class Visit(NamedTuple):
     def loop(self) -> list[Value]:
         """The region again and again; a trip starts when the one before has ended."""
         bound = self.attrs.get("max_trips")
-        most = bound if isinstance(bound, int) and bound > 0 else MOST_TRIPS
+        trips = self.walk.draws.tokens(count_of(self.walk.flat, self.op))
+        if isinstance(bound, int) and bound > 0:
+            trips = min(trips, bound)
+        elif trips > MOST_TRIPS:
+            raise InputError(
+                f"a loop without max_trips runs more than {MOST_TRIPS:,} times",
+                observed=trips,
+                where=self.walk.flat.where[self.op],
+                fix="give it max_trips, or fewer trips",
+            )
         carried, base = list(self.inputs), self.entered
-        for _ in range(min(self.walk.draws.tokens(count_of(self.walk.flat, self.op)), most)):
+        for _ in range(trips):
             carried, base = self.body(self.walk.regions[self.op][0], carried, base)
         return carried
 
