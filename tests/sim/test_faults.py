@@ -120,7 +120,7 @@ def test_a_crash_loses_the_iteration_and_the_kv_but_not_what_was_generated():
     # tokens at 1, 2, 3; the iteration under way is lost; back at 7.5; the prompt and 3 tokens give the 4th token at 8.5
     assert call["first_s"] == 1.0
     assert call["finish_s"] == 8.5 + 6
-    assert call["restarts"] == state.losses[0] == 1
+    assert call["restarts"] == state.sequences["losses"][0] == 1
     assert call["status"] == Status.COMPLETED
     assert state.engines["lost_calls"].tolist() == [1]
     assert state.engines["busy_s"][0] == 3.5 + 7
@@ -189,7 +189,7 @@ def test_a_server_takes_all_its_engines():
         [mixed(engines=4, engines_per_server=2, start_s=4.0)], calls_of([20] * 4, [10] * 4),
         ServerCrash(at_s=2.5, pool="llm", server=1),
     )  # fmt: skip
-    assert state.losses.tolist() == [0, 0, 1, 1]
+    assert state.sequences["losses"].tolist() == [0, 0, 1, 1]
     assert sorted(state.sequences["engine"].tolist()) == [0, 0, 1, 1]
     time = agenda.times(0.0, 10.0)[0]
     assert (time.up_s, time.down_s, time.lost) == (32.0, 8.0, 2)
@@ -222,7 +222,7 @@ def test_kv_on_its_way_to_a_dead_engine_is_sent_again():
     call = state.sequences[0]
     assert call["engine"] == 2
     assert call["arrived_s"] == pytest.approx(2.0 + 1.92 + 0.25)  # all of it again
-    assert state.losses[0] == 0
+    assert state.sequences["losses"][0] == 0
     assert_blocks_add_up(state)
 
 
@@ -230,7 +230,7 @@ def test_kv_on_its_way_from_a_dead_engine_is_computed_where_it_was_to_go():
     state, _ = disturbed(apart(), split([96], [10]), EngineCrash(at_s=2.0, pool="p", restarts=False))
     call = state.sequences[0]
     assert call["finish_s"] == 2.0 + 9
-    assert state.losses[0] == 1
+    assert state.sequences["losses"][0] == 1
     assert state.engines["output_tokens"].tolist() == [1, 9]
     assert_blocks_add_up(state)
 
@@ -258,7 +258,7 @@ def test_a_call_waits_for_a_decode_engine_with_its_kv():
 def test_kv_waits_for_a_lost_link_and_goes_on(to):
     state, _ = disturbed(apart(), split([96, 96], [10, 10], [0.0, 5.0]), LinkLoss(at_s=2.0, pool="p", to=to, for_s=20))
     assert state.sequences["arrived_s"] == pytest.approx([22 + 0.92 + 0.25, 22 + 0.92 + 1.92 + 0.25])
-    assert (state.losses == 0).all()
+    assert (state.sequences["losses"] == 0).all()
     assert_blocks_add_up(state)
 
 
@@ -285,7 +285,7 @@ def test_fewer_engines_end_what_they_have():
     state, agenda = disturbed([mixed(engines=2)], work, Scale(at_s=3.5, pool="llm", engines=-1))
     assert state.sequences["engine"].tolist() == [0, 1, 0, 0]
     assert state.sequences["finish_s"][1] == 10.0
-    assert (state.losses == 0).all()
+    assert (state.sequences["losses"] == 0).all()
     assert agenda.times(0.0, 15.0)[0].paid_s == 15 + 10
 
 
@@ -298,7 +298,7 @@ def test_spot_engines_drain_after_notice_and_come_back():
     work = calls_of([20] * 5, [50] * 5, [60.0, 60.0, 75.0, 215.0, 215.0])
     state, agenda = disturbed([mixed(engines=2, start_s=10.0)], work, spot)
     # the call of 60 s on the engine that goes is lost at 100; that of 75 s stays away from it; back at 210
-    assert state.losses.sum() == 1
+    assert state.sequences["losses"].sum() == 1
     assert state.sequences["engine"].tolist() == [0, 0, 0, 0, 1]
     time = agenda.times(0.0, 300.0)[0]
     assert (time.up_s, time.down_s, time.paid_s) == (600 - 110, 110, 500)

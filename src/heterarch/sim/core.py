@@ -87,13 +87,8 @@ def _next(s: Any, t: Any) -> tuple[float, int]:
 
 
 @compiled
-def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> bool:
-    """What is not an engine's iteration; False when Python must decide."""
-    if kind == ADMIT:
-        s.pools[id_].asking = 0
-        id_ = s.pools[id_].held_head
-    if kind in (SUBMIT, ADMIT, HANDOFF, RETRY, ANSWERED):
-        return id_ < 0 or _go_on(s, t, tree, kind, id_, now_s)
+def _happen(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> None:
+    """What is neither an engine's iteration nor a call on its way to a pool."""
     if kind == ARRIVED:
         _arrived(s, t, tree, id_, now_s)
     elif kind == FIRST:
@@ -108,12 +103,17 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
         _loaded(s, tree, id_, now_s)
     elif kind == LINK:
         move_on(s, id_, now_s)
-    return True
 
 
 @compiled
-def _go_on(s: Any, t: Any, tree: Any, kind: int, task: int, now_s: float) -> bool:
-    """Let ``task`` go to the pool that it needs now, if any; False when Python must decide."""
+def _go_on(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> bool:
+    """Let a call (of ADMIT, the first in line) go to the pool that it needs now; False when Python must decide."""
+    task = id_
+    if kind == ADMIT:
+        s.pools[id_].asking = 0
+        task = int(s.pools[id_].held_head)
+        if task < 0:
+            return True
     if kind == HANDOFF:
         p = int(t.rows[task].decode_pool)
     elif kind == ANSWERED:
@@ -216,12 +216,15 @@ def _run_engine(s: Any, t: Any, tree: Any, e: int, kind: int, until_s: float, mo
 @inlined
 def _harvest(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
     end_iteration(s, e)
-    task = next_finished(s, t, tree, e)
-    while task >= 0:
-        end_task(s, t, task, now_s, COMPLETED, -1)
+    while True:
         task = next_finished(s, t, tree, e)
-    task = next_prefilled(s, e)
-    while task >= 0:
+        if task < 0:
+            break
+        end_task(s, t, task, now_s, COMPLETED, -1)
+    while True:
+        task = next_prefilled(s, e)
+        if task < 0:
+            break
         first_token(s, t, task, now_s)
         if s.sequences[task].left <= 0:
             leave(s, t, tree, e, task)
@@ -232,7 +235,6 @@ def _harvest(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
             push_event(s.clock[0], s.events, now_s, HANDOFF, task)
         else:
             start_decode(s, tree, e, task)
-        task = next_prefilled(s, e)
 
 
 @compiled
@@ -357,7 +359,7 @@ def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> int:
     sequence.target = -1
     if request.status == REJECTED or request.status == FAILED:
         end_task(s, t, task, now_s, request.status, request.reason)
-    elif s.losses[task] >= s.clock[0].most_losses:
+    elif sequence.losses >= s.clock[0].most_losses:
         end_task(s, t, task, now_s, FAILED, ENGINE_LOST)
     elif target >= 0 and s.engines[target].healthy == UP:
         enqueue(s, t, tree, target, task, False)
@@ -499,7 +501,7 @@ def _event_loop(sources: int) -> Callable[[State, Tasks, Prefixes, float, int], 
         asked = max(clock.ask_task, clock.route_task)
         happens = asked < 0 or clock.decision != UNDECIDED
         if asked >= 0 and happens:
-            happens = _handle(s, t, tree, SUBMIT if clock.ask_task >= 0 else ANSWERED, asked, clock.now_s)
+            happens = _go_on(s, t, tree, SUBMIT if clock.ask_task >= 0 else ANSWERED, asked, clock.now_s)
         while happens and left > 0:
             now_s, source = _next(s, t)
             if now_s == _NEVER:
@@ -510,9 +512,12 @@ def _event_loop(sources: int) -> Callable[[State, Tasks, Prefixes, float, int], 
             kind, id_ = _take(s, source)
             if kind in (ITERATION, START):
                 left -= _run_engine(s, t, tree, id_, kind, until_s, left)
+                continue
+            left -= 1
+            if kind in (SUBMIT, ADMIT, HANDOFF, RETRY):
+                happens = _go_on(s, t, tree, kind, id_, now_s)
             else:
-                happens = _handle(s, t, tree, kind, id_, now_s)
-                left -= 1
+                _happen(s, t, tree, kind, id_, now_s)
         if happens:
             return STOP_UNTIL
         return STOP_ADMIT if clock.ask_task >= 0 else STOP_ROUTE

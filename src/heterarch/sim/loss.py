@@ -235,5 +235,5 @@ def _start_again(state: State, tasks: Int64) -> None:
     for name in ("transferred", "tier", "done", "covered", "held", "owed"):
         rows[name][tasks] = 0
     rows["restarts"][tasks] += 1
-    state.losses[tasks] = np.minimum(state.losses[tasks], 126) + 1
+    rows["losses"][tasks] = np.minimum(rows["losses"][tasks], 126) + 1
     add_events(state, Event.RETRY, tasks)

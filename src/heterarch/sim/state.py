@@ -12,7 +12,6 @@ from heterarch.cost.step import KNOTS, StepCost
 from heterarch.policy.admission import ADMISSIONS, BuiltinAdmission
 from heterarch.sim.tasks import Int32, Int64, Prefixes, Table, Tasks
 
-Int8 = NDArray[np.int8]
 Floats = NDArray[np.float64]
 
 NONE = -1
@@ -211,6 +210,7 @@ SEQUENCE = np.dtype(
         ("finish_s", np.float64),
         ("send_bytes", np.float64),  # of its KV, when the prefill has ended
         ("tier", np.int8),  # Load
+        ("losses", np.int8),  # engines that were lost under the call
     ],
     align=True,
 )
@@ -313,7 +313,6 @@ class State(NamedTuple):
     roots: Int32  # tasks without predecessors, by time
     last_engine: Int32  # [sessions, P] row within the pool that served the session last, -1 none
     views: Table  # [E] what a router sees, filled before each decision
-    losses: Int8  # [n] engines that were lost under the call
     links: Table  # [P, P] from pool to pool
     stores: Table  # [S]
     used_s: Floats  # [caches + S, N] last use; in a store, when it is written; [0, 0] without TTL and tiers
@@ -379,7 +378,6 @@ def new_state(
         roots=ready[np.argsort(at, kind="stable")].astype(np.int32),
         last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int32),
         views=np.zeros(count, VIEW),
-        losses=np.zeros(len(tasks.rows), np.int8),
         links=open_links(pools) if links is None else links,
         stores=below.stores,
         used_s=np.zeros((caches + stored, len(tree.runs)) if dated.any() else (0, 0)),

@@ -85,7 +85,8 @@ def end_use(s: Any, t: Any, tree: Any, task: int) -> None:
 def _write(s: Any, tree: Any, store: Any, kv_bytes: float, leaf: int, now_s: float) -> int:
     """Write what ``store`` lacks of the path to ``leaf``, as much as fits, and make the path its youngest; blocks."""
     row, used_s = s.nodes[store.row], s.used_s[store.row]
-    _drop_old(row, used_s, store, now_s)
+    if store.ttl_s > 0.0:
+        expire(row, used_s, store, now_s - store.ttl_s)
     found = lookup(tree, row, leaf)
     hold(tree, row, store, leaf)
     blocks = min(tree.runs[leaf].end - found, store.free + store.idle)
@@ -101,12 +102,6 @@ def _write(s: Any, tree: Any, store: Any, kv_bytes: float, leaf: int, now_s: flo
             node = tree.runs[node].parent
     release(tree, row, store, leaf)
     return int(blocks)
-
-
-@compiled
-def _drop_old(row: Any, used_s: Any, store: Any, now_s: float) -> None:
-    if store.ttl_s > 0.0:
-        expire(row, used_s, store, now_s - store.ttl_s)
 
 
 @compiled
@@ -163,7 +158,8 @@ def _read(s: Any, t: Any, tree: Any, e: int, task: int, found: int, now_s: float
     for k in range(pool.tiers):
         store = s.stores[engine.stores[k]]
         row, used_s = s.nodes[store.row], s.used_s[store.row]
-        _drop_old(row, used_s, store, now_s)
+        if store.ttl_s > 0.0:
+            expire(row, used_s, store, now_s - store.ttl_s)
         there = _readable(tree, row, used_s, t.rows[task].node, now_s)
         before, after = blocks * tree.block_tokens, min(there * tree.block_tokens, need - 1)
         if after <= before:
