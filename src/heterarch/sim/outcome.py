@@ -104,12 +104,12 @@ def _pool(pool: Pool, row: int, state: State, duration_s: float, endpoint_usd: f
         prompt_tokens=totals["prompt_tokens"],
         cached_tokens=totals["cached_tokens"],
         output_tokens=totals["output_tokens"],
-        iterations=totals["iteration"],
+        iterations=totals["iteration"] + totals["rests"],
         preemptions=totals["preemptions"],
     )
 
 
-_TOTALS = ("prompt_tokens", "cached_tokens", "output_tokens", "iteration", "preemptions")
+_TOTALS = ("prompt_tokens", "cached_tokens", "output_tokens", "iteration", "rests", "preemptions")
 
 
 def _utilisation(pool: Pool, record: Any, engines: Any, duration_s: float) -> float:

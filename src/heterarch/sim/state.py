@@ -11,6 +11,7 @@ from heterarch.cost.step import KNOTS, StepCost
 from heterarch.sim.tasks import Int32, Prefixes, Table, Tasks
 
 NONE = -1
+PHASES = 3  # step costs of a pool: iterations of prompts and decodes, of prompts only, of decodes only
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
 
 
@@ -64,8 +65,9 @@ POOL = np.dtype(
         ("calls_due_s", np.float64),
         ("token_interval_s", np.float64),
         ("tokens_due_s", np.float64),
-        *((name, np.float64) for name in StepCost._fields if name != "bends_s"),
-        ("bends_s", np.float64, (len(KNOTS),)),
+        *((name, np.float64, (PHASES,)) for name in StepCost._fields if name != "bends_s"),
+        ("bends_s", np.float64, (PHASES, len(KNOTS))),
+        ("whole", np.int64),  # prompts are computed whole, before the decodes
     ]
 )
 
@@ -105,6 +107,9 @@ ENGINE = np.dtype(
         ("peak_running", np.int64),
         ("transfer_tokens", np.int64),  # KV sent away
         ("still", np.int64),  # the next iteration computes the same sequences, unless one of them ends
+        ("computing", np.int64),  # prompt tokens of the iteration under way
+        ("rest", np.int64),  # iterations in a row, this one included, in which the decodes make way for whole prompts
+        ("rests", np.int64),  # such iterations; ``iteration`` does not count them
     ]
 )
 
