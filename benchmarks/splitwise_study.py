@@ -4,7 +4,7 @@
 
 For each design and budget the highest Poisson rate of Azure conversation requests (rows drawn anew from the trace,
 not clipped) at which all SLOs hold, by bisection with common random numbers; sizes of split pools are searched.
-Budgets: the power of 40 DGX-H100 (or 70 DGX-A100), or their cost (86 DGX-A100). Where the seconds of iterations are from:
+Budgets: the power of 40 DGX-H100 (or 70 DGX-A100), or their cost (86 DGX-A100). Sources of the seconds of iterations:
 
 * ``measured``: medians of the Splitwise profile, decodes by the number of sequences
 * ``as_published``: the same, decodes as splitwise-sim looks them up, KV of full multi-head attention
