@@ -107,9 +107,9 @@ class Pool(_Part):
     ``concurrency``: most sequences an engine runs at once (for a tool pool: most tasks at once per engine).
     ``context_tokens``: most tokens of one sequence, prompt and answer; longer chats are compacted (0: no limit).
     ``kv_tokens``: KV capacity per engine. ``usd_per_engine_h`` under the plan's accounting.
-    ``batching``: prompts are cut to the tokens of an iteration and wait for decodes (chunked), or are computed whole and
-    before the decodes. ``prefill_step``, ``decode_step``: step costs of iterations of only that, where they were measured
-    apart; by default ``step``.
+    ``batching``: prompts are cut to the tokens of an iteration and wait for decodes (chunked), or are computed whole
+    and before the decodes. ``prefill_step``, ``decode_step``: step costs of iterations of only that, where they were
+    measured apart; by default ``step``.
     """
 
     name: str
