@@ -138,6 +138,9 @@ class Pool(_Part):
     ``kv_tokens``: KV capacity per engine. ``usd_per_engine_h`` under the plan's accounting. ``start_s``: seconds from
     the order of an engine to its first iteration. ``engines_per_server``: engines that fail together.
     ``transfer_layers``: parts in which KV leaves while the prefill computes (1: all of it afterwards).
+    ``batching``: prompts are cut to the tokens of an iteration and wait for decodes (chunked), or are computed whole
+    and before the decodes. ``prefill_step``, ``decode_step``: step costs of iterations of only that, where they were
+    measured apart; by default ``step``.
     """
 
     name: str
@@ -164,6 +167,9 @@ class Pool(_Part):
     start_s: float = Field(default=0.0, ge=0)
     engines_per_server: int = Field(default=1, ge=1)
     step: StepPart | None = None
+    prefill_step: StepPart | None = None
+    decode_step: StepPart | None = None
+    batching: Literal["chunked", "whole-prompt"] = "chunked"
     endpoint: EndpointPart | None = None
     local: LocalPart | None = None
 

@@ -248,7 +248,7 @@ def fill_view(s: Any, t: Any, tree: Any, task: int, p: int) -> None:
         engine, view = s.engines[e], s.views[e]
         found = cached_blocks(s, t, tree, e, task) * tree.block_tokens if shares else 0
         view.cached = min(found, t.rows[task].prompt_tokens)
-        view.pending = engine.unprefilled
+        view.pending = engine.unprefilled + engine.computing
         view.decode = engine.context
         view.queued = engine.queued
         view.running = engine.running

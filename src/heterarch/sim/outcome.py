@@ -114,7 +114,7 @@ def _pool(pool: Pool, row: int, state: State, time: PoolTime, duration_s: float,
         prompt_tokens=totals["prompt_tokens"],
         cached_tokens=totals["cached_tokens"],
         output_tokens=totals["output_tokens"],
-        iterations=totals["iteration"],
+        iterations=totals["iteration"] + totals["rests"],
         preemptions=totals["preemptions"],
         downtime_s=time.down_s,
         availability=time.availability,
@@ -123,7 +123,7 @@ def _pool(pool: Pool, row: int, state: State, time: PoolTime, duration_s: float,
     )
 
 
-_TOTALS = ("prompt_tokens", "cached_tokens", "output_tokens", "iteration", "preemptions", "lost_calls")
+_TOTALS = ("prompt_tokens", "cached_tokens", "output_tokens", "iteration", "rests", "preemptions", "lost_calls")
 
 
 def _utilisation(pool: Pool, record: Any, engines: Any, time: PoolTime, duration_s: float) -> float:

@@ -143,12 +143,14 @@ def _engines(record: Any, pool: Pool, block_tokens: int) -> None:
         )
     if pool.step is None:
         raise InputError(f"pool {pool.name} has no step cost", fix="plan it again, or give it `step`")
-    for name, value in pool.step.cost()._asdict().items():
-        record[name] = value
+    for phase, step in enumerate((pool.step, pool.prefill_step or pool.step, pool.decode_step or pool.step)):
+        for name, value in step.cost()._asdict().items():
+            record[name][phase] = value
     capacity = pool.kv_tokens // block_tokens
     record["engines"], record["seats"] = pool.engines, pool.concurrency
     record["budget"] = pool.max_batched_tokens or DEFAULT_BATCHED_TOKENS
     record["capacity"], record["watermark"] = capacity, int(WATERMARK * capacity)
+    record["whole"] = pool.batching == "whole-prompt"
     record["kv_bytes"] = pool.kv_bytes_per_token
     record["link_bytes_per_s"] = pool.transfer_bytes_per_s or math.inf
     record["link_latency_s"] = pool.transfer_latency_s

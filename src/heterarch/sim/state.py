@@ -16,6 +16,7 @@ Int8 = NDArray[np.int8]
 
 NONE = -1
 STRANDED = -2
+PHASES = 3  # step costs of a pool: iterations of prompts and decodes, of prompts only, of decodes only
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
 
 
@@ -82,8 +83,8 @@ POOL = np.dtype(
         ("calls_due_s", np.float64),
         ("token_interval_s", np.float64),
         ("tokens_due_s", np.float64),
-        *((name, np.float64) for name in StepCost._fields if name != "bends_s"),
-        ("bends_s", np.float64, (len(KNOTS),)),
+        *((name, np.float64, (PHASES,)) for name in StepCost._fields if name != "bends_s"),
+        ("bends_s", np.float64, (PHASES, len(KNOTS))),
         ("stranded", np.int64),  # calls that wait for an engine to come up
         ("stranded_tail", np.int64),
         ("coming", np.int64),  # engines that are going to come up
@@ -96,6 +97,7 @@ POOL = np.dtype(
         ("held_head", np.int64),  # calls that the admission policy lets wait
         ("held_tail", np.int64),
         ("asking", np.int64),  # ADMIT is due
+        ("whole", np.int64),  # prompts are computed whole, before the decodes
     ]
 )
 
@@ -145,6 +147,9 @@ ENGINE = np.dtype(
         ("receive_left", np.float64),  # bytes/s not given to anyone yet, while rates are shared out
         ("receives", np.int64),
         ("sender", np.int64),  # row of the k-th engine that sends, k being this row
+        ("computing", np.int64),  # prompt tokens of the iteration under way
+        ("rest", np.int64),  # iterations in a row, this one included, in which the decodes make way for whole prompts
+        ("rests", np.int64),  # such iterations; ``iteration`` does not count them
     ]
 )
 
