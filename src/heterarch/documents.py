@@ -9,6 +9,7 @@ import os
 import typing
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -55,16 +56,31 @@ def write_text(path: Path | str, text: str) -> None:
     Raises:
         InputError: the folder is absent or may not be written.
     """
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A name beside ``path`` to write to; what is there at the end of the block takes the place of ``path``.
+
+    After an error ``path`` is as it was, and nothing is left beside it. A device or a pipe is written as it stands.
+
+    Raises:
+        InputError: the folder is absent or may not be written, or the disk is full.
+    """
     target = Path(path)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
+    special = target.exists() and not target.is_file()
+    partial = target if special else target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
     try:
-        with open(partial, "x", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        os.replace(partial, target)
+        yield partial
+        if not special:
+            os.replace(partial, target)
     except OSError as error:
-        raise InputError("cannot write the file", observed=error.strerror, where=str(path)) from None
+        raise InputError("cannot write the file", observed=error.strerror or str(error), where=str(path)) from None
     finally:
-        partial.unlink(missing_ok=True)
+        if not special:
+            partial.unlink(missing_ok=True)
 
 
 def load_yaml(path: Path | str) -> tuple[Any, Locate]:

@@ -17,16 +17,20 @@ from heterarch.plan.store import plan_sha256
 from heterarch.policy.base import Router
 from heterarch.policy.router import router as builtin_router
 from heterarch.report.aggregate import Records, RunFacts, build_report
+from heterarch.report.records import Labels
 from heterarch.report.schema import Report
+from heterarch.report.series import series_of
 from heterarch.sim import outcome
 from heterarch.sim.core import REASONS
 from heterarch.sim.drive import drive
 from heterarch.sim.placement import CallOps, Placement, call_ops, main_call
 from heterarch.sim.pools import check_placement, pool_table
 from heterarch.sim.replay import Replay, replay_tasks
+from heterarch.sim.series import Sampled, Sampler, drive_sampled, sampled
 from heterarch.sim.state import State, new_state
 from heterarch.sim.tasks import Prefixes, TaskKind, Tasks
 from heterarch.sim.unroll import unroll
+from heterarch.units import format_duration
 from heterarch.workload.distribution import lognormal
 from heterarch.workload.profile import Workload
 from heterarch.workload.trace import Trace
@@ -38,14 +42,18 @@ _STREAM = 2  # of the seed, for the latency of hosted APIs
 
 @dataclass(frozen=True)
 class Simulation:
-    """A Report with the records that it sums up (:data:`heterarch.report.aggregate.CALL`, ``REQUEST``).
+    """A Report with the records that it sums up (:data:`heterarch.report.aggregate.CALL`, ``TOOL``, ``REQUEST``).
 
-    ``interrupted``: Ctrl-C ended it; the Report is over what had happened then.
+    ``labels``: names of the pools, ops and reasons that the records number. ``sampled``: the run over time, if it was
+    sampled. ``interrupted``: Ctrl-C ended it; the Report is over what had happened then.
     """
 
     report: Report
     calls: Records
     requests: Records
+    tools: Records
+    labels: Labels
+    sampled: Sampled | None = None
     interrupted: bool = False
 
 
@@ -82,6 +90,7 @@ def run_simulation(
     replay: Replay | None = None,
     call: str = "",
     steady: bool = True,
+    sample: bool | float = False,
     progress: bool = False,
 ) -> Simulation:
     """Run ``plan`` in the simulator. The same arguments give the same bytes.
@@ -102,6 +111,7 @@ def run_simulation(
         call: id of the LLM call that a trace is replayed on; by default the one that generates most.
         steady: a workload's sessions have been arriving for ever, so that its load is there from the start;
             otherwise they begin at an empty system.
+        sample: note queues, memory and money over time, at 200 to 400 moments, or every so many seconds.
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -120,9 +130,10 @@ def run_simulation(
     chosen = router if router is not None else plan.policies.get("router", "prefix-affinity")
     name = builtin_router(chosen).name if isinstance(chosen, str) else None
     state = new_state(pool_table(plan.pools, name, tree.block_tokens), tasks, tree, cache == "unbounded")
-    finished = _run(state, tasks, tree, until_s, None if isinstance(chosen, str) else chosen, progress)
+    sampler = Sampler(state, tasks, None if sample is True else sample) if sample else None
+    finished = _run(state, tasks, tree, until_s, None if isinstance(chosen, str) else chosen, sampler, progress)
     stopped = not finished and (until_s is None or float(state.clock[0]["now_s"]) < until_s)
-    return replace(_result(plan, flat, source, seed, state, tasks, tree, finished), interrupted=stopped)
+    return replace(_result(plan, flat, source, seed, state, tasks, tree, finished, sampler), interrupted=stopped)
 
 
 def _call(flat: FlatProgram, call: str) -> CallOps:
@@ -150,12 +161,22 @@ def _with_endpoint_latency(plan: Plan, tasks: Tasks, seed: int) -> Tasks:
 
 
 def _run(
-    state: State, tasks: Tasks, tree: Prefixes, until_s: float | None, router: Router | None, progress: bool
+    state: State,
+    tasks: Tasks,
+    tree: Prefixes,
+    until_s: float | None,
+    router: Router | None,
+    sampler: Sampler | None,
+    progress: bool,
 ) -> bool:
     limit = math.inf if until_s is None else until_s
     try:
         with _bar(len(tasks.rows)) if progress else nullcontext(None) as tick:
-            return drive(state, tasks, tree, limit, router, tick)
+            if sampler is None:
+                return drive(state, tasks, tree, limit, router, tick)
+            return drive_sampled(
+                state, sampler, limit, lambda to_s: drive(state, tasks, tree, to_s, router, tick), tick
+            )
     except KeyboardInterrupt:  # outside of the driver, which has its own
         return False
 
@@ -163,12 +184,19 @@ def _run(
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[State], None]]:
     from rich.console import Console  # only when asked for
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
     screen = Console(stderr=True)
-    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task("simulating", total=total)
-        yield lambda state: progress.update(task, completed=total - int(state.clock[0]["open_tasks"]))
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn(compact=True), TextColumn("{task.fields[at]}"))
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        task = progress.add_task("simulating", total=total, at="")
+
+        def tick(state: State) -> None:
+            clock = state.clock[0]
+            at = f"at {format_duration(float(clock['now_s']))} of simulated time"
+            progress.update(task, completed=total - int(clock["open_tasks"]), at=at)
+
+        yield tick
 
 
 def _result(
@@ -180,13 +208,16 @@ def _result(
     tasks: Tasks,
     tree: Prefixes,
     finished: bool,
+    sampler: Sampler | None,
 ) -> Simulation:
     duration = outcome.span_s(state)
     calls = outcome.call_records(state, tasks)
     by_request, by_pool = outcome.endpoint_usd(plan, calls, len(state.requests))
     requests = outcome.request_records(state, by_request)
     requests["session"][tasks.rows["request"]] = tasks.rows["session"]
-    requests, calls = outcome.offered(requests, calls)
+    over_time = None if sampler is None else sampled(plan.pools, state, tasks, calls, sampler)
+    requests, calls, tools = outcome.offered(requests, calls, outcome.tool_records(state, tasks))
+    labels = Labels([pool.name for pool in plan.pools], flat.names, REASONS)
     pools = outcome.pool_reports(plan, state, duration, by_pool)
     sent = state.engines["transfer_tokens"] * state.pools["kv_bytes"][state.engines["pool"]]
     facts = RunFacts(
@@ -205,9 +236,10 @@ def _result(
         hit_blocks=int(state.clock[0]["hit_blocks"]),
         reasons=REASONS,
         notes=_notes(plan, source, finished),
+        series=None if over_time is None else series_of(over_time.few, labels.pools),
     )
     report = build_report(facts, calls, requests, pools, outcome.op_times(plan, flat, state, tasks))
-    return Simulation(report, calls, requests)
+    return Simulation(report, calls, requests, tools, labels, over_time)
 
 
 def _notes(plan: Plan, source: Workload | Trace, finished: bool) -> list[str]:
