@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -56,13 +56,13 @@ def write_text(path: Path | str, text: str) -> None:
     Raises:
         InputError: the folder is absent or may not be written.
     """
-    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
+    with replacing(path) as stream:
+        stream.write(text.encode())
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """A name beside ``path`` to write to; what is there at the end of the block takes the place of ``path``.
+def replacing(path: Path | str) -> Iterator[BinaryIO]:
+    """A stream into a new file, which takes the place of ``path`` at the end of the block.
 
     After an error ``path`` is as it was, and nothing is left beside it. A device or a pipe is written as it stands.
 
@@ -73,7 +73,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
     special = target.exists() and not target.is_file()
     partial = target if special else target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
     try:
-        yield partial
+        with open(partial, "wb" if special else "xb") as stream:
+            yield stream
         if not special:
             os.replace(partial, target)
     except OSError as error:

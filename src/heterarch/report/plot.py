@@ -99,8 +99,8 @@ def _save(parts: Sequence[Draw], report: Report, path: Path) -> None:
     figure.suptitle(_title(report))
     kind = path.suffix[1:].lower()
     undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with matplotlib.rc_context({"svg.hashsalt": "heterarch"}), replacing(path) as file:
-        figure.savefig(file, dpi=110, format=kind, metadata=undated[kind])
+    with matplotlib.rc_context({"svg.hashsalt": "heterarch"}), replacing(path) as stream:
+        figure.savefig(stream, dpi=110, format=kind, metadata=undated[kind])
 
 
 def _title(report: Report) -> str:

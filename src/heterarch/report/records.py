@@ -57,8 +57,8 @@ def write_parquet(
     names = records.dtype.names or ()
     table = pa.table({name: labels.column(records, name) if labels else records[name] for name in names})
     table = table.replace_schema_metadata({f"heterarch.{name}": str(value) for name, value in (facts or {}).items()})
-    with replacing(path) as partial:
-        pq.write_table(table, partial)
+    with replacing(path) as stream:
+        pq.write_table(table, stream)
 
 
 def _named(codes: NDArray[Any], names: Sequence[str]) -> Any:

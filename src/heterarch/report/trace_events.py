@@ -11,11 +11,11 @@ import gzip
 import heapq
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def write_trace_events(run: Run, path: Path | str, facts: Mapping[str, object], 
     noted = {name: str(value) for name, value in facts.items()}
     if requests < offered:
         noted["left_out"] = f"{offered - requests} of {offered} requests; counters are of all"
-    with replacing(path) as partial, _text(partial, str(path).endswith(".gz")) as stream:
+    with replacing(path) as raw, _text(raw, str(path).endswith(".gz")) as stream:
         stream.write(f'{{"displayTimeUnit": "ms", "otherData": {json.dumps(noted)}, "traceEvents": [\n')
         for number, event in enumerate(_events(run, requests)):
             stream.write((",\n" if number else "") + json.dumps(event, separators=(",", ":")))
@@ -69,15 +69,11 @@ def write_trace_events(run: Run, path: Path | str, facts: Mapping[str, object], 
 
 
 @contextmanager
-def _text(path: Path, packed: bool) -> Iterator[TextIO]:
-    """A text file, packed without name and time of day, so that the same events are the same bytes."""
-    with open(path, "wb") as raw:
-        if not packed:
-            with TextIOWrapper(raw, encoding="utf-8", newline="") as plain:
-                yield plain
-            return
-        with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as zipped, TextIOWrapper(zipped, encoding="utf-8") as text:
-            yield text
+def _text(raw: BinaryIO, packed: bool) -> Iterator[TextIO]:
+    """Text into ``raw``, packed without name and time of day, so that the same events are the same bytes."""
+    with ExitStack() as stack:
+        inner = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)) if packed else raw
+        yield stack.enter_context(TextIOWrapper(inner, encoding="utf-8", newline=""))
 
 
 @dataclass
