@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -147,6 +148,16 @@ def test_a_device_that_takes_nothing(option: str, here: Path, small_plan: Path, 
     assert "No space left on device" in said
     assert Path("full.png").is_symlink()
     assert leftovers(here) == []
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_standard_output_that_takes_nothing(form: list[str], here: Path, small_plan: Path) -> None:
+    words = [sys.executable, "-m", "heterarch", "simulate", str(small_plan), "--requests", "20", *form]
+    with open(full_device("full"), "wb") as stream:
+        done = subprocess.run(words, stdout=stream, stderr=subprocess.PIPE, check=False, text=True)
+    assert done.returncode == 2
+    assert "cannot write to standard output" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_later_file_that_fails_leaves_the_earlier_ones(here: Path, small_plan: Path, heterarch: Command) -> None:

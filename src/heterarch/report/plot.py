@@ -113,6 +113,7 @@ def _cdf(axis: Any, name: str, seconds: Floats, report: Report) -> None:
     if ordered.size:
         axis.step(ordered, np.arange(1, ordered.size + 1) / ordered.size, where="post")
         axis.set_xscale("log")
+        axis.tick_params(axis="x", which="minor", labelsize=6)
     for verdict in report.slo:
         slo = parse_slo(verdict.slo)
         if slo.metric == name:

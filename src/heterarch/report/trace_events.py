@@ -151,7 +151,7 @@ class Stay:
         place: Event = {"pid": self.pool, "tid": lane}
         for name, begin_s, end_s in self.slices:
             yield {
-                "ph": "X", "name": name, "cat": "call", "ts": _us(begin_s), "dur": _us(end_s) - _us(begin_s), **place,
+                "ph": "X", "name": name, "cat": "call", "ts": _us(begin_s), "dur": _us(end_s - begin_s), **place,
                 "args": self.args,
             }  # fmt: skip
         if self.arrow:
