@@ -29,6 +29,19 @@ def test_sampling_changes_no_byte(every: bool | float) -> None:
         assert getattr(sampled, name).tobytes() == getattr(plain, name).tobytes()
 
 
+@pytest.mark.parametrize("every", [1.0, 0.3])
+def test_nor_where_samples_and_events_coincide(every: float) -> None:
+    """Iterations of a second, arrivals at whole seconds, KV moved between two pools, memory short."""
+    link = {"transfer_bytes_per_s": 64_000.0, "kv_tokens": 320, "engines": 2}
+    plan = plan_of(
+        [mixed("p", role="prefill", **link), mixed("d", role="decode", **link)],
+        placed("ask", pool="p") | {"ask.decode": "d"},
+    )
+    plain, sampled = (run_simulation(plan, one_call(), trace(60, 3), sample=s) for s in (False, every))
+    assert sampled.report.model_copy(update={"series": None}) == plain.report
+    assert sampled.calls.tobytes() == plain.calls.tobytes()
+
+
 def test_a_run_cut_short_is_the_same_when_sampled() -> None:
     plan, flat = coding()
     plain, sampled = (
