@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -11,7 +12,7 @@ import typer
 from typer.main import get_command
 
 from heterarch import __version__
-from heterarch.errors import HeterarchError, Interrupted
+from heterarch.errors import HeterarchError, InputError, Interrupted
 
 #: command -> one line of help; the command lives in the module of its name
 COMMANDS = {
@@ -49,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         words = rest if name in COMMANDS else arguments or ["--help"]
         program = f"heterarch {name}" if name in COMMANDS else "heterarch"
         result = get_command(app)(list(words), prog_name=program, standalone_mode=False)
+        sys.stdout.flush()
         if result == Interrupted.exit_code:
             print("heterarch: interrupted", file=sys.stderr)
         return result if isinstance(result, int) else 0
@@ -62,6 +64,10 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGPIPE_CODE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # files say so themselves
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"heterarch: cannot write to standard output\n  observed: {error.strerror}", file=sys.stderr)
+            return InputError.exit_code
         if not hasattr(error, "show"):
             raise
         error.show()  # a usage error of the command line
