@@ -130,7 +130,7 @@ def test_a_check_does_not_swallow_it(small_plan: Path, monkeypatch: pytest.Monke
     def interrupted(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("heterarch.sim.drive.advance", interrupted)
+    monkeypatch.setattr("heterarch.sim.drive.advancer", interrupted)
     plan = load_plan(small_plan)
     with pytest.raises(KeyboardInterrupt):
         evaluator(flat_of(plan, "plan.yaml"), requests=10)(plan, load_workload("chat"), 0)

@@ -104,15 +104,20 @@ def test_ctrl_c_between_samples_keeps_both(monkeypatch: pytest.MonkeyPatch) -> N
     from heterarch.sim import drive
 
     plan, flat = coding()
-    real, calls = drive.advance, []
+    real, calls = drive.advancer, []
 
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 20:
-            raise KeyboardInterrupt
-        return real(*arguments)
+    def interrupted(*world):
+        advance = real(*world)
 
-    monkeypatch.setattr(drive, "advance", interrupted)
+        def slice_(*limits):
+            calls.append(1)
+            if len(calls) == 20:
+                raise KeyboardInterrupt
+            return advance(*limits)
+
+        return slice_
+
+    monkeypatch.setattr(drive, "advancer", interrupted)
     sim = run_simulation(plan, flat, workload(), requests=40, sample=1.0)
     assert sim.interrupted
     assert sim.report.partial
