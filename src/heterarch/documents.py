@@ -32,6 +32,7 @@ KINDS = {
     "workload": ("name, arrivals, call", "heterarch plan AGENT --workload FILE"),
     "slo": ("slo", "heterarch plan AGENT --slo FILE"),
     "plan": ("pools, placement", "heterarch simulate FILE, or heterarch run FILE"),
+    "sweep": ("plans, routers, loads, seeds", "heterarch sweep --file FILE"),
 }
 
 

@@ -18,6 +18,7 @@ SCHEMAS = {
     "workload": "heterarch.workload.profile:Workload",
     "slo": "heterarch.report.slo:SLODocument",
     "plan": "heterarch.plan.document:Plan",
+    "sweep": "heterarch.sim.sweep.document:SweepDocument",
     "report": "heterarch.report.schema:Report",
 }
 

@@ -82,6 +82,7 @@ def run_simulation(
     replay: Replay | None = None,
     call: str = "",
     steady: bool = True,
+    request_s: float | None = None,
     progress: bool = False,
 ) -> Simulation:
     """Run ``plan`` in the simulator. The same arguments give the same bytes.
@@ -102,6 +103,8 @@ def run_simulation(
         call: id of the LLM call that a trace is replayed on; by default the one that generates most.
         steady: a workload's sessions have been arriving for ever, so that its load is there from the start;
             otherwise they begin at an empty system.
+        request_s: nominal seconds of one request, which place the sessions that are under way at the start; by
+            default what the plan predicts. The same number for several plans gives them the same sessions.
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -114,7 +117,7 @@ def run_simulation(
         ops = _call(flat, call)
         tasks, tree = replay_tasks(source, Placement(plan, flat).call(ops), way, ops.decode)
     else:
-        tasks, tree = unroll(plan, flat, source, requests=requests, seed=seed, steady=steady)
+        tasks, tree = unroll(plan, flat, source, requests=requests, seed=seed, steady=steady, request_s=request_s)
     check_placement(tasks, plan.pools)
     tasks = _with_endpoint_latency(plan, tasks, seed)
     chosen = router if router is not None else plan.policies.get("router", "prefix-affinity")
@@ -137,14 +140,14 @@ def _call(flat: FlatProgram, call: str) -> CallOps:
 def _with_endpoint_latency(plan: Plan, tasks: Tasks, seed: int) -> Tasks:
     """Draw TTFT of calls on hosted APIs (log-normal through p50 and p95); TPOT is the median."""
     rows = tasks.rows
-    rng = np.random.default_rng([seed, _STREAM])
+    draws = np.random.default_rng([seed, _STREAM]).random(len(rows))  # one per task, whichever pools the plan has
     for row, pool in enumerate(plan.pools):
         if pool.endpoint is None:
             continue
         mine = np.flatnonzero((rows["kind"] == TaskKind.GENERATE) & (rows["prefill_pool"] == row))
         p50 = max(pool.endpoint.ttft_p50_s, 1e-9)
         law = lognormal(p50=p50, p95=max(pool.endpoint.ttft_p95_s, p50))
-        rows["ttft_s"][mine] = law.sample(rng, len(mine))
+        rows["ttft_s"][mine] = np.interp(draws[mine], law.probabilities, law.values)
         rows["tpot_s"][mine] = pool.endpoint.tpot_p50_s
     return tasks
 
