@@ -106,7 +106,7 @@ def test_a_seed_draws_the_same_work_for_every_plan_and_router() -> None:
         for other in others:
             for column in DRAWN:
                 assert np.array_equal(first.rows[column], other.rows[column]), column
-            assert np.array_equal(first.successors, other.successors)
+            assert np.array_equal(first.edges, other.edges)
     seeds = [found[0].rows["prompt_tokens"] for (load, _), found in by_load.items() if load == 2.0]
     assert not any(np.array_equal(seeds[0], other) for other in seeds[1:])
 
