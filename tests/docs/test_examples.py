@@ -18,6 +18,7 @@ from heterarch.catalog.fleet import Fleet
 from heterarch.cli.app import run
 from heterarch.graph.schema import AgentDocument
 from heterarch.report.slo import SLODocument
+from heterarch.sim.sweep import SweepDocument
 from heterarch.workload.profile import Workload
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def document(text: str, capsys: Any) -> None:
         Path("mine.yaml").write_text(text)
         Catalog.load(*[name for name in ("mine.csv", "mine.yaml") if Path(name).exists()])
         return
-    kinds = {"nodes": AgentDocument, "arrivals": Workload, "devices": Fleet, "slo": SLODocument}
+    kinds = {"nodes": AgentDocument, "arrivals": Workload, "devices": Fleet, "slo": SLODocument, "plans": SweepDocument}
     next(model for key, model in kinds.items() if key in data).model_validate(data)
 
 

@@ -175,7 +175,12 @@ def test_the_baseline_is_the_first_or_the_one_named() -> None:
     plans = (plan(), plan(step_s=0.2))
     routers = ["prefix-affinity", "least-pending-tokens"]
     assert swept(of(*plans, routers=routers, seeds=1)).baseline == "p0/prefix-affinity"
-    for asked, label in (("p1", "p1/prefix-affinity"), ("p1/least-pending-tokens", "p1/least-pending-tokens")):
+    assert swept(of(plan(), routers=routers, seeds=1)).baseline == "prefix-affinity"
+    for asked, label in (
+        ("p1", "p1/prefix-affinity"),
+        ("least-pending-tokens", "p0/least-pending-tokens"),
+        ("p1/least-pending-tokens", "p1/least-pending-tokens"),
+    ):
         report = swept(of(*plans, routers=routers, seeds=1, baseline=asked))
         assert report.baseline == label
         assert [cell.label for cell in report.cells if not cell.differences] == [label]

@@ -39,7 +39,7 @@ def sweep(
     seeds: int | None = typer.Option(None, min=1, help="Runs of each cell, with seeds from 0. Default: 10."),
     requests: int | None = typer.Option(None, min=1, help="Agent requests of each run. Default: 1000."),
     workload: str | None = typer.Option(None, help="A packaged workload or a file; default: the plans' own."),
-    baseline: str | None = typer.Option(None, help="PLAN or PLAN/ROUTER to compare with; default: the first."),
+    baseline: str | None = typer.Option(None, help="PLAN, ROUTER or PLAN/ROUTER to compare with; default: the first."),
     until: float | None = typer.Option(None, help="Stop runs at this simulated time, seconds.", callback=above_zero),
     metric: list[str] = typer.Option([], help=f"Shown; may be repeated. Default: {', '.join(SHOWN)}."),
     confidence: float = typer.Option(0.95, min=0.5, max=0.999, help="Of the intervals."),

@@ -20,8 +20,8 @@ class SweepDocument(BaseModel):
 
     ``routers``: empty for each plan's own. ``loads``: factors of the workload's session rate. ``seeds``: how many,
     from 0. ``requests``: of each run. ``workload``: a packaged one or a file; empty for the one of the plans, which
-    must then be the same. ``baseline``: what the others are compared with, ``plan`` or ``plan/router``; empty for the
-    first. ``steady``, ``until_s`` and ``cache`` are those of :func:`heterarch.sim.simulate.run_simulation`.
+    must then be the same. ``baseline``: what the others are compared with: plan, router or ``plan/router``; empty for
+    the first. ``steady``, ``until_s`` and ``cache`` are those of :func:`heterarch.sim.simulate.run_simulation`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -47,10 +47,12 @@ class SweepReport(BaseModel):
 
 
 def labels(cells: Sequence[Cell]) -> dict[tuple[str, str], str]:
-    """``(plan, router)`` in a table: the plan, with its router where there are several."""
+    """``(plan, router)`` in a table: the plan, the router, or both, whichever there are several of."""
     pairs = list(dict.fromkeys((cell.plan, cell.router) for cell in cells))
-    routers = {router for _, router in pairs}
-    return {(plan, router): f"{plan}/{router}" if len(routers) > 1 else plan for plan, router in pairs}
+    plans, routers = (len(set(names)) for names in zip(*pairs, strict=True))
+    if routers == 1:
+        return {pair: pair[0] for pair in pairs}
+    return {pair: "/".join(pair) if plans > 1 else pair[1] for pair in pairs}
 
 
 def sweep_report(sweep: Sweep, results: Results, confidence: float = 0.95) -> SweepReport:
@@ -95,13 +97,13 @@ def sweep_report(sweep: Sweep, results: Results, confidence: float = 0.95) -> Sw
 
 
 def baseline_of(names: Mapping[tuple[str, str], str], asked: str) -> str:
-    """The label of the baseline: the first, or the first that ``asked`` (``plan`` or ``plan/router``) names.
+    """The label of the baseline: the first, or the first that ``asked`` (plan, router or ``plan/router``) names.
 
     Raises:
         UnknownNameError: none is named so.
     """
     for (plan, router), label in names.items():
-        if asked in ("", label, plan, f"{plan}/{router}"):
+        if asked in ("", plan, router, f"{plan}/{router}"):
             return label
     raise UnknownNameError("baseline", asked, names.values())
 

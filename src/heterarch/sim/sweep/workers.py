@@ -60,6 +60,8 @@ def on_ray(works: Sequence[Work]) -> Runs:
             yield ray.get(done)
         except ray.exceptions.WorkerCrashedError:
             yield work.failed(DIED)
+        except ray.exceptions.RayError as error:
+            yield work.failed(f"{type(error).__name__} of Ray")
 
 
 @contextmanager
