@@ -34,6 +34,7 @@ KINDS = {
     "slo": ("slo", "heterarch plan AGENT --slo FILE"),
     "faults": ("changes, random", "heterarch simulate PLAN --faults FILE"),
     "plan": ("pools, placement", "heterarch simulate FILE, or heterarch run FILE"),
+    "sweep": ("plans, routers, loads, seeds", "heterarch sweep --file FILE"),
 }
 
 

@@ -18,6 +18,7 @@ from heterarch.errors import HeterarchError, InputError, Interrupted
 COMMANDS = {
     "plan": "Plan an agent for a workload on a fleet: which engines, how many, where each op runs.",
     "simulate": "Run a plan in the simulator, on its workload or on a recorded trace.",
+    "sweep": "Compare plans, routers and loads over many seeds, in parallel, with intervals.",
     "run": "Run a plan for real, on local engines or OpenAI-compatible endpoints.",
     "demo": "Plan, simulate and run the coding agent, end to end.",
     "opt": "Read, transform and print the IR of an agent.",

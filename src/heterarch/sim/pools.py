@@ -116,10 +116,11 @@ def draw_endpoint_latency(
     Args:
         pools: the pools that the tasks are placed on.
         tasks: changed in place.
-        rng: of the draws.
+        rng: of the draws: two per task, whichever pools there are.
         which: [n] tasks to draw for; by default all.
     """
     rows = tasks.rows
+    draws = rng.random((2, len(rows)))
     for row, pool in enumerate(pools):
         if pool.endpoint is None:
             continue
@@ -127,11 +128,11 @@ def draw_endpoint_latency(
         mine = np.flatnonzero(there if which is None else there & which)
         p50 = max(pool.endpoint.ttft_p50_s, 1e-9)
         law = lognormal(p50=p50, p95=max(pool.endpoint.ttft_p95_s, p50))
-        rows["ttft_s"][mine] = law.sample(rng, len(mine))
+        rows["ttft_s"][mine] = law.at(draws[0, mine])
         tpot_s, slow_s = pool.endpoint.tpot_p50_s, pool.endpoint.tpot_p95_s
         rows["tpot_s"][mine] = tpot_s
         if slow_s is not None and slow_s > tpot_s:
-            rows["tpot_s"][mine] = lognormal(p50=tpot_s, p95=slow_s).sample(rng, len(mine))
+            rows["tpot_s"][mine] = lognormal(p50=tpot_s, p95=slow_s).at(draws[1, mine])
 
 
 def _engines(record: Any, pool: Pool, block_tokens: int) -> None:

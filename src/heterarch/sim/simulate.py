@@ -101,6 +101,7 @@ def run_simulation(
     steady: bool = True,
     faults: Faults | None = None,
     sample: bool | float = False,
+    request_s: float | None = None,
     progress: bool = False,
 ) -> Simulation:
     """Run ``plan`` in the simulator. The same arguments give the same bytes.
@@ -126,6 +127,8 @@ def run_simulation(
             otherwise they begin at an empty system.
         faults: what fails and what is changed during the run.
         sample: note queues, memory and money over time, at 200 to 400 moments, or every so many seconds.
+        request_s: nominal seconds of one request, which place the sessions that are under way at the start; by
+            default what the plan predicts. The same number for several plans gives them the same sessions.
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -139,7 +142,7 @@ def run_simulation(
         ops = _call(flat, call)
         tasks, tree = replay_tasks(source, Placement(plan, flat).call(ops), way, ops.decode)
     else:
-        tasks, tree = unroll(plan, flat, source, requests=requests, seed=seed, steady=steady)
+        tasks, tree = unroll(plan, flat, source, requests=requests, seed=seed, steady=steady, request_s=request_s)
     check_placement(tasks, plan.pools, plan.links)
     check_ops(plan, flat)
     draw_endpoint_latency(plan.pools, tasks, np.random.default_rng([seed, _STREAM]))
