@@ -19,6 +19,9 @@ from heterarch.cost.transfer import group_link
 from heterarch.cost.work import ACTIVATION_BYTES
 
 EXPERT_SKEW = 1.01  # exponent of the power law of expert loads, the milder of the two that were measured
+#: generations whose attention kernel in vLLM (FlashAttention-2) takes prompts and decodes in one launch, and the rows of
+#: a tile that it then works through for every query head of a decode (fitted: 100 on RTX 4090, 87 on RTX PRO 6000)
+JOINT, JOINT_ROWS = ("ampere", "ada", "blackwell-rtx"), 90.0
 LINEAR_CHUNK = 64.0  # tokens of a prompt between two reads of a state (chunked gated delta rule, arXiv 2412.06464)
 #: implementations of an all-reduce with captured graphs and without, and of the other collectives
 ALL_REDUCES = {True: ("vllm-custom-graph", "nccl"), False: ("vllm-custom-eager", "nccl"), None: ("nccl",)}
@@ -173,6 +176,20 @@ def decode_calls(config: EngineConfig, sequences: Floats, context: Floats) -> It
     yield from _attention(config, "attention_decode", own, np.ones_like(own), context)
 
 
+def joint_decode_s(config: EngineConfig) -> float:
+    """Seconds per token of context of a decode that is launched together with a prompt; 0 where launches are apart.
+
+    FlashAttention-2 packs the query heads that share a KV head into one tile only where all sequences have one query;
+    in a launch that holds a prompt each query head takes a tile of its own, and the work of the tile bounds the time
+    instead of the read of KV.
+    """
+    if config.device.arch not in JOINT or config.engine not in ("", "vllm") or config.model.mla:
+        return 0.0
+    kernel = config.kernels.kernel("attention_prefill", config.device, "bf16", config.engine)
+    flops = sum(part.layers * part.decode_flops for part in config.model.attention if part.kind == "full")
+    return JOINT_ROWS * flops / (config.tp * config.attention_dp * kernel.peak * kernel.law.compute)
+
+
 def _attention(config: EngineConfig, family: str, batch: Floats, query: Floats, context: Floats) -> Iterator[Call]:
     dtype = "fp8" if canonical_dtype(config.kv_dtype) in ("fp8", "int8", "fp4", "int4") else "bf16"
     for part in config.model.attention:
@@ -252,7 +269,8 @@ def kernels_of(config: EngineConfig, call: Call) -> list[Kernel]:
     """The kernels that may run ``call`` on the config's device; the engine takes the fastest for each size."""
     if not call.link:
         version = config.engine_version
-        return [config.kernels.kernel(call.family, config.device, call.dtype, config.engine, version=version)]
+        kernel = config.kernels.kernel(call.family, config.device, call.dtype, config.engine, version=version)
+        return [kernel.cold if call.family == "attention_decode" else kernel]
     rate = group_link(config.device, int(np.max(call.shapes["devices"]))).bytes_per_s
     return [
         config.kernels.kernel(call.family, config.device, call.dtype, engine=engine, bandwidth=rate)

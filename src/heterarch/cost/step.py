@@ -27,6 +27,7 @@ class StepCost(NamedTuple):
     pair_s: Any  # prefill attention per (query, key) pair
     context_s: Any  # decode attention per token of context read
     sequence_s: Any  # attention, output head, sampling and host work per decoding sequence
+    mixed_s: Any = 0.0  # what decode attention takes more per token of context beside a prompt
 
 
 def step_time_s(cost: StepCost, tokens: Any, pairs: Any, sequences: Any, context: Any) -> Any:
@@ -42,12 +43,13 @@ def step_time_s(cost: StepCost, tokens: Any, pairs: Any, sequences: Any, context
     linear = cost.token_s * tokens
     for index in range(len(KNOTS)):
         linear = linear + cost.bends_s[index] * np.maximum(tokens - KNOTS[index], 0.0)
-    return cost.fixed_s + linear + cost.pair_s * pairs + cost.context_s * context + cost.sequence_s * sequences
+    attention = cost.pair_s * pairs + (cost.context_s + cost.mixed_s * (pairs > 0)) * context
+    return cost.fixed_s + linear + attention + cost.sequence_s * sequences
 
 
 def flat_step(fixed_s: float = 0.0, token_s: float = 0.0, **seconds: float) -> StepCost:
     """A step cost without bends: fixed + per-token time, and any other field by name, seconds."""
-    others = {name: seconds.get(name, 0.0) for name in ("pair_s", "context_s", "sequence_s")}
+    others = {name: seconds.get(name, 0.0) for name in ("pair_s", "context_s", "sequence_s", "mixed_s")}
     return StepCost(fixed_s, token_s, np.zeros(len(KNOTS)), **others)
 
 

@@ -91,6 +91,7 @@ def _cost(pool: Any) -> StepCost:
         pool.pair_s,
         pool.context_s,
         pool.sequence_s,
+        pool.mixed_s,
     )
 
 
