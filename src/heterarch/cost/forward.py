@@ -266,15 +266,20 @@ def _collective(part: str, family: str, message: Floats, devices: int, count: fl
 
 
 def kernels_of(config: EngineConfig, call: Call) -> list[Kernel]:
-    """The kernels that may run ``call`` on the config's device; the engine takes the fastest for each size."""
+    """The kernels that may run ``call`` on the config's device; the engine takes the fastest for each size.
+
+    A message that is staged in host memory is written to it and read from it: it takes the link twice, and only the
+    general library does so.
+    """
     if not call.link:
         version = config.engine_version
         kernel = config.kernels.kernel(call.family, config.device, call.dtype, config.engine, version=version)
         return [kernel.cold if call.family == "attention_decode" else kernel]
     rate = group_link(config.device, int(np.max(call.shapes["devices"]))).bytes_per_s
+    own = config.graphs if call.family == "all_reduce" and not config.staged else None
     return [
-        config.kernels.kernel(call.family, config.device, call.dtype, engine=engine, bandwidth=rate)
-        for engine in ALL_REDUCES[config.graphs if call.family == "all_reduce" else None]
+        config.kernels.kernel(call.family, config.device, call.dtype, name, rate / 2 if config.staged else rate)
+        for name in ALL_REDUCES[own]
     ]
 
 
