@@ -148,7 +148,9 @@ def score(simulated: Latencies, observed: Latencies, rows: slice) -> Scores:
     for name, measured in observed.items():
         a, b = simulated[name][rows], measured[rows]
         ours, theirs = summarise(a), summarise(b)
-        errors = {figure: getattr(ours, figure) / getattr(theirs, figure) - 1 for figure in ("mean", "p50", "p95", "p99")}
+        errors = {
+            figure: getattr(ours, figure) / getattr(theirs, figure) - 1 for figure in ("mean", "p50", "p95", "p99")
+        }
         errors |= {"median_ape": float(np.median(np.abs(a / b - 1))), "ks": _ks(a, b)}
         found[name] = {figure: round(error, 4) for figure, error in errors.items()}
     return found
@@ -188,7 +190,11 @@ def self_calibrated(run: Run, cost: StepCost, observed: Latencies) -> Floats:
 
     def loss(x: Floats) -> float:
         found = replay(run, adjusted(cost, constants(x)))
-        scale = {"ttft_s": observed["e2e_s"][seen].mean(), "tpot_s": observed["tpot_s"][seen], "e2e_s": observed["e2e_s"][seen]}
+        scale = {
+            "ttft_s": observed["e2e_s"][seen].mean(),
+            "tpot_s": observed["tpot_s"][seen],
+            "e2e_s": observed["e2e_s"][seen],
+        }
         parts = [np.abs(found[name][seen] - observed[name][seen]) / scale[name] for name in observed]
         return float(np.mean(parts)) + 1e-4 * float(x @ x)
 
@@ -203,14 +209,14 @@ def result(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {
         "device": run.config.device.id, "model": run.config.model.id, "tp": run.config.tp, "kv_tokens": run.kv_tokens,
         "requests": len(run.work.rows),
-        "simulated": {name: {k: v for k, v in summarise(values).model_dump().items() if k != "n"} for name, values in cold.items()},
+        "simulated": {name: summarise(values).model_dump(exclude={"n", "p90"}) for name, values in cold.items()},
         "cold": None, "cold_with_peers": None, "self_calibrated": None,
     }  # fmt: skip
     if run.observed is None:
         return found
     everything, moe = slice(None), run.config.model.experts > 0
     found["cold"] = _verdict(score(cold, run.observed, everything), ("cold", "floor"), moe)
-    if run.config.staged:
+    if run.config.tp > 1 and run.config.staged:
         peers = replay(run, step_cost(replace(run.config, peers=True)))
         found["cold_with_peers"] = _verdict(score(peers, run.observed, everything), ("cold", "floor"), moe)
     constants = self_calibrated(run, cost, run.observed)

@@ -19,8 +19,8 @@ from heterarch.cost.transfer import group_link
 from heterarch.cost.work import ACTIVATION_BYTES
 
 EXPERT_SKEW = 1.01  # exponent of the power law of expert loads, the milder of the two that were measured
-#: generations whose attention kernel in vLLM (FlashAttention-2) takes prompts and decodes in one launch, and the rows of
-#: a tile that it then works through for every query head of a decode (fitted: 100 on RTX 4090, 87 on RTX PRO 6000)
+#: generations whose attention kernel in vLLM (FlashAttention-2) takes prompts and decodes in one launch, and the rows
+#: of a tile that it then works through for every query head of a decode (RTX 4090: 100, RTX PRO 6000: 87, fitted)
 JOINT, JOINT_ROWS = ("ampere", "ada", "blackwell-rtx"), 90.0
 LINEAR_CHUNK = 64.0  # tokens of a prompt between two reads of a state (chunked gated delta rule, arXiv 2412.06464)
 #: implementations of an all-reduce with captured graphs and without, and of the other collectives
