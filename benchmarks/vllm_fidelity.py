@@ -38,7 +38,7 @@ from heterarch.report.aggregate import summarise
 from heterarch.sim.drive import drive
 from heterarch.sim.pools import pool_table
 from heterarch.sim.state import new_state
-from heterarch.sim.tasks import TaskKind, Tasks, no_prefixes, tasks
+from heterarch.sim.tasks import ENGINE_BLOCK_TOKENS, Prefixes, TaskKind, Tasks, prefixes, tasks
 
 Floats = NDArray[np.float64]
 Latencies = dict[str, Floats]  # ttft_s, tpot_s, e2e_s: [requests]
@@ -122,6 +122,7 @@ def _work(rows: Sequence[Mapping[str, str]]) -> Tasks:
         "kind": np.full(n, TaskKind.GENERATE), "release_s": _column(rows, "rel_arrival_s"), "request": np.arange(n),
         "session": np.arange(n), "prompt_tokens": _column(rows, "input_toks"),
         "output_tokens": _column(rows, "output_toks"), "prefill_pool": np.zeros(n), "decode_pool": np.zeros(n),
+        "node": np.arange(n),
     }  # fmt: skip
     return tasks(columns)
 
@@ -134,12 +135,18 @@ def _observed(rows: Sequence[Mapping[str, str]]) -> Latencies | None:
 
 def replay(run: Run, cost: StepCost) -> Latencies:
     """The simulated latencies of every request."""
-    tree = no_prefixes()
+    tree = _prompts(run.work)
     state = new_state(pool_table([run.pool(cost)], "least-pending-tokens", tree.block_tokens), run.work, tree, False)
     drive(state, run.work, tree)
     first, finish, arrival = state.sequences["first_s"], state.sequences["finish_s"], run.work.rows["release_s"]
     tokens = np.maximum(run.work.rows["output_tokens"] - 1, 1)
     return {"ttft_s": first - arrival, "tpot_s": (finish - first) / tokens, "e2e_s": finish - arrival}
+
+
+def _prompts(work: Tasks) -> Prefixes:
+    """Every prompt by itself: prefix caching, which vLLM has on, serves a request that is evicted and starts again."""
+    blocks = (work.rows["prompt_tokens"] // ENGINE_BLOCK_TOKENS).astype(np.int32)
+    return prefixes(np.full(len(blocks), -1, np.int32), blocks, ENGINE_BLOCK_TOKENS)
 
 
 def score(simulated: Latencies, observed: Latencies, rows: slice) -> Scores:
