@@ -62,7 +62,7 @@ class Kernel:
 
     @property
     def cold(self) -> Kernel:
-        """The kernel where all that it reads comes from memory, so that it takes no less than its law.
+        """The kernel where all that it reads comes from memory, at the rate of reads that no cache holds.
 
         Measurements repeat a kernel on the same data, much of which a large cache still holds; in a pass the weights
         and the KV of all other layers go through the cache in between.
@@ -88,7 +88,10 @@ class Kernel:
             return seconds, np.zeros(len(seconds))
         values = self.basis.values(work.at)
         factor = np.exp(residual(values, self.weights))
-        return seconds * (np.maximum(factor, 1.0) if self.uncached else factor), coverage(values)
+        if self.uncached:
+            far = np.concatenate([np.maximum(work.at[:, :1], self.family.uncached), work.at[:, 1:]], axis=1)
+            factor = np.maximum(factor, np.exp(residual(self.basis.values(far), self.weights)))
+        return seconds * factor, coverage(values)
 
 
 class Library:

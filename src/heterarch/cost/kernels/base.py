@@ -68,6 +68,7 @@ class Family:
     flags: tuple[str, ...] = ()
     compute: str = ""  # the format that multiplies whatever the format of the data
     peak: float = 0.0  # what its FLOP are counted against; 0: the device's peak
+    uncached: float = 0.0  # of the first axis: from here on no cache holds what a kernel reads
 
     def __post_init__(self) -> None:
         assert all(len(self.axes) == len(one) for one in (self.scales, *self.lengths)), self.name
