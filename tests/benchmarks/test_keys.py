@@ -19,13 +19,14 @@ QUICK = {
     "orchestration": ["--scale", "0.01", "--repeats", "1"],
     "plan_speed": ["--agent", "voice_agent", "--no-explain"],
     "sim_speed": ["--repeats", "1"],
+    "vllm_fidelity": [],
     "fit_profiles": [],
     "e2e_accuracy": [],
     "op_accuracy": [],
     "ship_calibration": [],
     "cost_speed": ["--points", "10000"],
 }
-NEED_DATA = ("fit_profiles", "e2e_accuracy", "op_accuracy", "ship_calibration")
+NEED_DATA = ("vllm_fidelity", "fit_profiles", "e2e_accuracy", "op_accuracy", "ship_calibration")
 Tree = dict[str, Any]
 
 

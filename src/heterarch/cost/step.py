@@ -29,6 +29,7 @@ class StepCost(NamedTuple):
     pair_s: Any = 0.0  # prefill attention per (query, key) pair
     context_s: Any = 0.0  # decode attention per token of context read
     sequence_s: Any = 0.0  # attention, output head, sampling and host work per decoding sequence
+    mixed_s: Any = 0.0  # what decode attention takes more per token of context beside a prompt
 
     def scaled(self, factor: float) -> StepCost:
         """The cost of iterations that take ``factor`` times as long."""
@@ -48,7 +49,8 @@ def step_time_s(cost: StepCost, tokens: Any, pairs: Any, sequences: Any, context
     linear = cost.token_s * tokens
     for index in range(len(KNOTS)):
         linear = linear + cost.bends_s[index] * np.maximum(tokens - KNOTS[index], 0.0)
-    return cost.fixed_s + linear + cost.pair_s * pairs + cost.context_s * context + cost.sequence_s * sequences
+    attention = cost.pair_s * pairs + (cost.context_s + cost.mixed_s * (pairs > 0)) * context
+    return cost.fixed_s + linear + attention + cost.sequence_s * sequences
 
 
 def token_curve(seconds: Callable[[Any], Any]) -> tuple[Any, Any, Any]:

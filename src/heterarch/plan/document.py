@@ -46,6 +46,7 @@ class StepPart(_Part):
     pair_s: float = 0.0
     context_s: float = 0.0
     sequence_s: float = 0.0
+    mixed_s: float = 0.0
 
     @classmethod
     def of(cls, cost: StepCost) -> StepPart:
@@ -68,7 +69,7 @@ class StepPart(_Part):
                 fix="plan it again",
             )
         bends = np.array([self.bends_s.get(int(knot), 0.0) for knot in KNOTS])
-        return StepCost(self.fixed_s, self.token_s, bends, self.pair_s, self.context_s, self.sequence_s)
+        return StepCost(self.fixed_s, self.token_s, bends, self.pair_s, self.context_s, self.sequence_s, self.mixed_s)
 
 
 class EndpointPart(_Part):

@@ -81,14 +81,15 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     if tokens > 0:
         others_s = _without_context_s(pool, tokens, pairs, engine.decodes)
         engine.started_s = now_s
-        engine.end_s = now_s + (others_s + pool.context_s * engine.context) * engine.slowness
+        context_s = pool.context_s + pool.mixed_s * (pairs > 0)
+        engine.end_s = now_s + (others_s + context_s * engine.context) * engine.slowness
     return bool(tokens > 0)
 
 
 @compiled
 def _without_context_s(pool: Any, tokens: int, pairs: float, decodes: int) -> float:
     """Seconds of an iteration that do not change while the same sequences decode."""
-    cost = StepCost(pool.fixed_s, pool.token_s, pool.bends_s, pool.pair_s, pool.context_s, pool.sequence_s)
+    cost = StepCost(pool.fixed_s, pool.token_s, pool.bends_s, pool.pair_s, 0.0, pool.sequence_s, 0.0)
     return float(step_seconds(cost, tokens, pairs, decodes, 0))
 
 
