@@ -5,9 +5,9 @@
 DIR holds ``vllm_runs/DEVICE__MODEL.csv``, one row per request with its arrival and lengths and, where the run's outcome
 is known, its TTFT, TPOT and latency; and ``vllm_runs_summary.csv`` with the engine's settings. Every run is replayed
 
-* **cold**: step costs from the shipped calibration; nothing of any run was fitted. Files do not say whether the
-  devices of an engine of several reach each other's memory over PCIe: ``cold`` takes it that they do not,
-  ``cold_with_peers`` that they do.
+* **cold**: step costs from the shipped calibration; nothing of any run was fitted. Files do not say what joins the
+  devices of an engine of several: it is taken to have the machine for itself, and machines of two cards to have no PCIe
+  switch, without which NCCL sends messages through host memory. ``cold_with_peers``: the same engine behind a switch.
 * **self-calibrated**: five constants of the step cost fitted to the outcome of the first 100 requests; the score is
   over the others.
 
@@ -44,6 +44,10 @@ Floats = NDArray[np.float64]
 Latencies = dict[str, Floats]  # ttft_s, tpot_s, e2e_s: [requests]
 Scores = dict[str, dict[str, float]]
 SEEN = 100  # requests that the self-calibration knows
+HEADROOM = 0.0  # share of KV that admission leaves free: none in vLLM's V1 scheduler, whose watermark defaults to 0
+#: cards of a machine up to which each hangs from a CPU, without a PCIe switch; NCCL goes from peer to peer below a
+#: switch only, and by default not across a CPU's host bridge (its NCCL_P2P_LEVEL)
+WITHOUT_SWITCH = 2
 #: (latency, figure): most absolute error
 BARS: dict[str, dict[tuple[str, str], float]] = {
     "cold": {
@@ -79,7 +83,7 @@ class Run:
         """The engine with a step cost."""
         return Pool(
             name="vllm", role="mixed", device=self.config.device.id, engines=1, concurrency=self.seats,
-            max_batched_tokens=self.budget, kv_tokens=self.kv_tokens, step=StepPart.of(cost),
+            max_batched_tokens=self.budget, kv_tokens=self.kv_tokens, kv_headroom=HEADROOM, step=StepPart.of(cost),
         )  # fmt: skip
 
 
@@ -104,7 +108,7 @@ def _run(path: Path, known: Mapping[str, str], catalog: Catalog) -> Run:
         catalog.find_model(given.get("model", model)),
         tp=int(given["tensor_parallel_size"]),
         engine="vllm",
-        peers=False,
+        peers=int(given["tensor_parallel_size"]) > WITHOUT_SWITCH,
     )
     rows = _rows(path)
     budget = int(given["max_num_batched_tokens"])

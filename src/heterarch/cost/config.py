@@ -19,8 +19,9 @@ class EngineConfig:
     ``tp`` devices share each attention layer. ``attention_dp`` such groups each serve their own sequences, and all of
     them share the experts: ``ep`` ways by whole experts, the rest within each expert. ``engine`` names the serving
     engine (vllm, sglang, trtllm; "" for any), ``engine_version`` its release. ``graphs``: whether passes are captured
-    as graphs or launched kernel by kernel. ``peers``: whether devices reach each other's memory over PCIe, which a
-    virtual machine may deny them; otherwise their messages go through host memory. ``library`` holds the calibrations
+    as graphs or launched kernel by kernel. ``peers``: whether devices reach each other's memory over PCIe, as below the
+    switches of a server of 8; NCCL by default does not across the host bridge of a CPU, from which the cards of small
+    machines hang, and an IOMMU may deny it: there messages go through host memory. ``library`` holds the calibrations
     that its kernels come from, ``host`` the host's times; by default the shipped ones.
 
     Raises:

@@ -271,8 +271,8 @@ def kernels_of(config: EngineConfig, call: Call) -> list[Kernel]:
     """The kernels that may run ``call`` on the config's device; the engine takes the fastest for each size.
 
     Launches that measurements hold are left out where the host is counted by itself
-    (:func:`heterarch.cost.closed_form.launches_s`). A message that is staged in host memory is written to it and read
-    from it: it takes the link twice, and only the general library does so.
+    (:func:`heterarch.cost.closed_form.launches_s`). A message that is staged in host memory is written to it, then read
+    from it: it takes the link twice (a rule, not measured), and only the general library does so.
     """
     if call.link:
         rate = group_link(config.device, int(np.max(call.shapes["devices"]))).bytes_per_s

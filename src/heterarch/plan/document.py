@@ -107,8 +107,10 @@ class Pool(_Part):
 
     ``concurrency``: most sequences an engine runs at once (for a tool pool: most tasks at once per engine).
     ``context_tokens``: most tokens of one sequence, prompt and answer; longer chats are compacted (0: no limit).
-    ``kv_tokens``: KV capacity per engine. ``usd_per_engine_h`` under the plan's accounting. ``start_s``: seconds from
-    the order of an engine to its first iteration. ``engines_per_server``: engines that fail together.
+    ``kv_tokens``: KV capacity per engine; ``kv_headroom``: share of it that admission leaves free for sequences that
+    grow (0.01 in Vidur and in vLLM's first scheduler; 0 in its second, V1). ``usd_per_engine_h`` under the plan's
+    accounting. ``start_s``: seconds from the order of an engine to its first iteration. ``engines_per_server``:
+    engines that fail together.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Pool(_Part):
     max_batched_tokens: int = 0
     context_tokens: int = 0
     kv_tokens: int = 0
+    kv_headroom: float = Field(default=0.01, ge=0, lt=1)
     kv_bytes_per_token: int = 0
     transfer_bytes_per_s: float = 0.0  # KV out of (prefill) or into (decode) one engine, per direction
     transfer_latency_s: float = 0.0
