@@ -46,6 +46,7 @@ class StepPart(_Part):
     pair_s: float = 0.0
     context_s: float = 0.0
     sequence_s: float = 0.0
+    mixed_s: float = 0.0
 
     @classmethod
     def of(cls, cost: StepCost) -> StepPart:
@@ -68,7 +69,7 @@ class StepPart(_Part):
                 fix="plan it again",
             )
         bends = np.array([self.bends_s.get(int(knot), 0.0) for knot in KNOTS])
-        return StepCost(self.fixed_s, self.token_s, bends, self.pair_s, self.context_s, self.sequence_s)
+        return StepCost(self.fixed_s, self.token_s, bends, self.pair_s, self.context_s, self.sequence_s, self.mixed_s)
 
 
 class EndpointPart(_Part):
@@ -135,12 +136,13 @@ class Pool(_Part):
 
     ``concurrency``: most sequences an engine runs at once (for a tool pool: most tasks at once per engine).
     ``context_tokens``: most tokens of one sequence, prompt and answer; longer chats are compacted (0: no limit).
-    ``kv_tokens``: KV capacity per engine. ``usd_per_engine_h`` under the plan's accounting. ``start_s``: seconds from
-    the order of an engine to its first iteration. ``engines_per_server``: engines that fail together.
-    ``transfer_layers``: parts in which KV leaves while the prefill computes (1: all of it afterwards).
-    ``batching``: prompts are cut to the tokens of an iteration and wait for decodes (chunked), or are computed whole
-    and before the decodes. ``prefill_step``, ``decode_step``: step costs of iterations of only that, where they were
-    measured apart; by default ``step``.
+    ``kv_tokens``: KV capacity per engine; ``kv_headroom``: share of it that admission leaves free for sequences that
+    grow (0.01 in Vidur and in vLLM's first scheduler; 0 in its second, V1). ``usd_per_engine_h`` under the plan's
+    accounting. ``start_s``: seconds from the order of an engine to its first iteration. ``engines_per_server``:
+    engines that fail together. ``transfer_layers``: parts in which KV leaves while the prefill computes (1: all of it
+    afterwards). ``batching``: prompts are cut to the tokens of an iteration and wait for decodes (chunked), or are
+    computed whole and before the decodes. ``prefill_step``, ``decode_step``: step costs of iterations of only that,
+    where they were measured apart; by default ``step``.
     """
 
     name: str
@@ -157,6 +159,7 @@ class Pool(_Part):
     max_batched_tokens: int = 0
     context_tokens: int = 0
     kv_tokens: int = 0
+    kv_headroom: float = Field(default=0.01, ge=0, lt=1)
     kv_bytes_per_token: int = 0
     transfer_bytes_per_s: float = 0.0  # KV out of (prefill) or into (decode) one engine, per direction
     transfer_latency_s: float = 0.0

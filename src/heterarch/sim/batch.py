@@ -97,7 +97,8 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
         phase = _phase_of(tokens, decodes)
         others_s = _without_context_s(pool, phase, tokens, pairs, decodes)
         engine.started_s = now_s
-        context_s = pool.context_s[phase] / kept_tokens(pool, decodes) * (engine.context if decodes > 0 else 0)
+        context_s = pool.context_s[phase] + pool.mixed_s[phase] * (pairs > 0)
+        context_s = context_s / kept_tokens(pool, decodes) * (engine.context if decodes > 0 else 0)
         engine.end_s = now_s + (others_s + context_s) * engine.slowness
     return bool(tokens > 0)
 
@@ -112,6 +113,7 @@ def cost_of(pool: Any, phase: int) -> StepCost:
         pool.pair_s[phase],
         pool.context_s[phase],
         pool.sequence_s[phase],
+        pool.mixed_s[phase],
     )
 
 

@@ -17,7 +17,6 @@ from heterarch.sim.tasks import TaskKind, Tasks
 from heterarch.workload.distribution import lognormal
 
 DEFAULT_BATCHED_TOKENS = 2048  # vLLM's default for a server, where a plan says nothing
-WATERMARK = 0.01  # share of the KV blocks that admission leaves free, as vLLM and Vidur do
 UNLIMITED = 1 << 60
 _LLM_ROLES = ("mixed", "prefill", "decode")
 
@@ -150,7 +149,7 @@ def _engines(record: Any, pool: Pool, block_tokens: int) -> None:
     capacity = pool.kv_tokens // block_tokens
     record["engines"], record["seats"] = pool.engines, pool.concurrency
     record["budget"] = pool.max_batched_tokens or DEFAULT_BATCHED_TOKENS
-    record["capacity"], record["watermark"] = capacity, int(WATERMARK * capacity)
+    record["capacity"], record["watermark"] = capacity, int(pool.kv_headroom * capacity)
     record["whole"] = pool.batching == "whole-prompt"
     record["kv_bytes"] = pool.kv_bytes_per_token
     record["link_bytes_per_s"] = pool.transfer_bytes_per_s or math.inf
