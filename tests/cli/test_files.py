@@ -77,7 +77,7 @@ def test_reasons_by_name(here: Path, small_plan: Path, heterarch: Command) -> No
     simulated(heterarch, small_plan, "--trace", "t.jsonl", "--requests-out", "q.parquet", "--calls-out", "c.parquet")
     table = pq.read_table("q.parquet")
     assert table["status"].to_pylist() == ["completed", "rejected"]
-    assert table["reason"].to_pylist() == [None, "the call needs more KV than one engine has"]
+    assert table["reason"].to_pylist() == [None, "the call is longer than the model's context"]
     assert pq.read_table("c.parquet")["engine"].to_pylist() == ["mixed-h100-sxm/0", None]
 
 
