@@ -45,6 +45,7 @@ from sim_cases import (
     sha256,
     standard_pool,
 )
+from splitwise import s40
 
 from heterarch.plan.document import Pool
 from heterarch.policy.base import RouterView
@@ -245,7 +246,7 @@ def _deviation(figures: dict[str, Any], iterations: float, case: Case) -> dict[s
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one case and print its JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=[*CASES, "1M"], default="S1")
+    parser.add_argument("--case", choices=[*CASES, "S40", "1M"], default="S1")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--router", choices=("builtin", "python"), default="builtin", help="whose results are shown")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
@@ -254,6 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.alone:
         return show(_alone(options.case, options.alone))
     first = facts("sim_speed")
+    if options.case == "S40":
+        return show({**first, **s40(in_python, options.repeats, data_folder())})
     found = million_result(in_python) if options.case == "1M" else result(options.case, in_python, options.repeats)
     show({**first, **found})
 

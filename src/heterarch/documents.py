@@ -9,8 +9,9 @@ import os
 import typing
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -33,6 +34,7 @@ KINDS = {
     "slo": ("slo", "heterarch plan AGENT --slo FILE"),
     "faults": ("changes, random", "heterarch simulate PLAN --faults FILE"),
     "plan": ("pools, placement", "heterarch simulate FILE, or heterarch run FILE"),
+    "sweep": ("plans, routers, loads, seeds", "heterarch sweep --file FILE"),
 }
 
 
@@ -56,16 +58,32 @@ def write_text(path: Path | str, text: str) -> None:
     Raises:
         InputError: the folder is absent or may not be written.
     """
+    with replacing(path) as stream:
+        stream.write(text.encode())
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[BinaryIO]:
+    """A stream into a new file, which takes the place of ``path`` at the end of the block.
+
+    After an error ``path`` is as it was, and nothing is left beside it. A device or a pipe is written as it stands.
+
+    Raises:
+        InputError: the folder is absent or may not be written, or the disk is full.
+    """
     target = Path(path)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
+    special = target.exists() and not target.is_file()
+    partial = target if special else target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
     try:
-        with open(partial, "x", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-        os.replace(partial, target)
+        with open(partial, "wb" if special else "xb") as stream:
+            yield stream
+        if not special:
+            os.replace(partial, target)
     except OSError as error:
-        raise InputError("cannot write the file", observed=error.strerror, where=str(path)) from None
+        raise InputError("cannot write the file", observed=error.strerror or str(error), where=str(path)) from None
     finally:
-        partial.unlink(missing_ok=True)
+        if not special:
+            partial.unlink(missing_ok=True)
 
 
 def load_yaml(path: Path | str) -> tuple[Any, Locate]:

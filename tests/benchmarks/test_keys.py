@@ -20,13 +20,23 @@ QUICK = {
     "plan_speed": ["--agent", "voice_agent", "--no-explain"],
     "sim_speed": ["--repeats", "1"],
     "kv_ttl": [],
+    "splitwise_study": ["--quick"],
+    "vllm_fidelity": [],
     "fit_profiles": [],
     "e2e_accuracy": [],
     "op_accuracy": [],
     "ship_calibration": [],
     "cost_speed": ["--points", "10000"],
 }
-NEED_DATA = ("kv_ttl", "fit_profiles", "e2e_accuracy", "op_accuracy", "ship_calibration")
+NEED_DATA = (
+    "kv_ttl",
+    "splitwise_study",
+    "vllm_fidelity",
+    "fit_profiles",
+    "e2e_accuracy",
+    "op_accuracy",
+    "ship_calibration",
+)
 Tree = dict[str, Any]
 
 

@@ -77,7 +77,7 @@ def test_the_command_shows_them_and_fails(tmp_path: Path, capsys: pytest.Capture
     assert run(["catalog", "check", str(tmp_path / "mine.csv"), "--json"]) == 1
     assert '"ratio": 2.0' in capsys.readouterr().out
     assert run(["catalog", "check", str(tmp_path / "mine.csv")]) == 1
-    assert "4.5e+11" in capsys.readouterr().out
+    assert "450 G" in capsys.readouterr().out
     assert run(["catalog", "devices", "--overlay", str(tmp_path / "mine.csv")]) == 0
     assert "warning" in capsys.readouterr().err
     _load(tmp_path, HEAD + "h100-sxm,,,,,,,,,,,430," + END)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet
 import pytest
 
 from heterarch.cli.pipeline import flat_of
@@ -129,7 +130,7 @@ def test_a_check_does_not_swallow_it(small_plan: Path, monkeypatch: pytest.Monke
     def interrupted(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("heterarch.sim.drive.advance", interrupted)
+    monkeypatch.setattr("heterarch.sim.drive.advancer", interrupted)
     plan = load_plan(small_plan)
     with pytest.raises(KeyboardInterrupt):
         evaluator(flat_of(plan, "plan.yaml"), requests=10)(plan, load_workload("chat"), 0)
@@ -147,6 +148,18 @@ def test_simulate_keeps_what_was_simulated(here: Path, small_plan: Path) -> None
     assert kept.partial
     assert kept.requests.completed < 60_000
     assert "stopped before the end" in kept.notes[0]
+
+
+def test_simulate_keeps_every_file_asked_for(here: Path, small_plan: Path) -> None:
+    files = ("--requests-out", "q.parquet", "--series-out", "s.parquet", "--trace-out", "t.json", "--plot", "p.svg")
+    with started("simulate", small_plan, "--requests", 200_000, "--sample-s", 60, *files) as command:
+        command.until("of simulated time")
+        assert command.interrupted() == 130
+        assert all(f"wrote {name}" in command.shown for name in files[1::2])
+    for name in ("q.parquet", "s.parquet"):
+        assert pyarrow.parquet.read_schema(name).metadata[b"heterarch.partial"] == b"true"
+    assert json.loads(Path("t.json").read_text())["otherData"]["partial"] == "true"
+    assert "PARTIAL" in Path("p.svg").read_text()
 
 
 @pytest.mark.parametrize("group", [False, True], ids=["process", "group"])

@@ -180,7 +180,7 @@ def test_traces_that_are_refused(
         (("-o", "absent/r.json"), ("absent/r.json: cannot write the file", "observed: no folder", "fix: mkdir")),
         (("--parquet", "absent/c.parquet"), ("absent/c.parquet: cannot write the file",)),
         (("--plot", "absent/p.png"), ("absent/p.png: cannot write the file",)),
-        (("--plot", "p.doc", "--requests", "5"), ("p.doc: cannot write the plot",)),
+        (("--plot", "p.doc", "--requests", "5"), ("p.doc: no format of a picture",)),
     ],
 )
 def test_wrong_options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from heterarch.catalog.catalog import Catalog
 from heterarch.cost.config import EngineConfig
 from heterarch.cost.document import Calibration
+from heterarch.cost.engine import step_cost
 from heterarch.cost.forward import (
     Call,
     decode_calls,
     head_calls,
+    joint_decode_s,
     kernel_of,
     kernels_of,
     linear_calls,
@@ -26,6 +29,7 @@ from heterarch.cost.kernels.base import Floats
 from heterarch.cost.kernels.families import FAMILIES
 from heterarch.cost.kernels.moe import load
 from heterarch.cost.library import Library
+from heterarch.cost.step import step_time_s
 
 from .conftest import NO_HOST, Ideal, ideal_library, lossless
 
@@ -391,3 +395,45 @@ def test_a_pass_is_the_sum_of_its_kernels(ideal: Ideal, tokens: list[float], tp:
             call.count * kernel.seconds(call.shapes) for call in calls for kernel in kernels_of(config, call)[:1]
         )
         assert pass_s(config, calls) == pytest.approx(np.broadcast_to(alone, len(tokens)))
+
+
+def test_decodes_beside_a_prompt(catalog: Catalog) -> None:
+    """Real vLLM kernels, microseconds of one layer with a chunk of 256 tokens beside 128 decodes of 1,024 tokens."""
+    for device, model, tp, together, apart in (
+        ("rtx-pro-6000-se", "Llama-3.1-8B", 1, 699.0, 416.0),
+        ("rtx-pro-6000-se", "Qwen3-32B", 2, 674.9, 240.0),
+        ("rtx4090", "Llama-3.1-8B", 1, 1495.4, 621.2),
+    ):
+        config = EngineConfig(catalog.find_device(device), catalog.find_model(model), tp, engine="vllm")
+        layers, n, k = config.model.layers, np.full(1, 128.0), np.full(1, 1024.0)
+        alone = pass_s(config, decode_calls(config, n, k)) + pass_s(config, prefill_calls(config, 2 * n, 0 * n))
+        assert float(alone[0]) / layers * 1e6 == pytest.approx(apart, rel=0.12)
+        beside = joint_decode_s(config) * 128 * 1024 + pass_s(config, prefill_calls(config, 2 * n, 0 * n))[0]
+        assert float(beside) / layers * 1e6 == pytest.approx(together, rel=0.25)
+        cost = step_cost(config)
+        assert step_time_s(cost, 384, 1.0, 128, 131072) > 1.1 * step_time_s(cost, 384, 0.0, 128, 131072)
+
+
+def test_launches_are_apart_on_other_generations_and_engines(catalog: Catalog) -> None:
+    model = catalog.model("Meta-Llama-3.1-8B")
+    assert joint_decode_s(EngineConfig(catalog.device("h100-sxm"), model)) == 0
+    assert joint_decode_s(EngineConfig(catalog.device("a100-80-sxm"), model, engine="sglang")) == 0
+    assert joint_decode_s(EngineConfig(catalog.device("a100-80-sxm"), model, engine="vllm")) > 0
+
+
+def test_kv_is_read_from_memory(catalog: Catalog) -> None:
+    """A cache that holds the KV of one layer is full of other layers when the next pass comes."""
+    config = EngineConfig(catalog.device("rtx-pro-6000-se"), catalog.model("Meta-Llama-3.1-8B"), engine="vllm")
+    for batch, context, measured in ((16, 1024, 60.3), (64, 512, 127.4), (128, 1024, 404.9)):  # us, by vLLM's profiler
+        calls = decode_calls(config, np.full(1, float(batch)), np.full(1, float(context)))
+        assert float(pass_s(config, calls)[0]) / 32 * 1e6 == pytest.approx(measured, rel=0.12)
+
+
+def test_staged_collectives_take_the_link_twice(catalog: Catalog) -> None:
+    config = EngineConfig(catalog.device("rtx-pro-6000-se"), catalog.model("Qwen3-32B"), 2, engine="vllm")
+    calls = [call for call in linear_calls(config, np.full(1, 2048.0)) if call.link]
+    direct, staged = (pass_s(replace(config, peers=peers), calls)[0] for peers in (True, False))
+    assert staged == pytest.approx(2 * direct, rel=0.25)
+    with_link = replace(config, device=catalog.device("h100-sxm"), peers=False)
+    assert not with_link.staged
+    assert EngineConfig(catalog.device("rtx4090"), catalog.model("Meta-Llama-3.1-8B"), 2).staged

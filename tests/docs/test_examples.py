@@ -19,6 +19,7 @@ from heterarch.cli.app import run
 from heterarch.graph.schema import AgentDocument
 from heterarch.report.slo import SLODocument
 from heterarch.sim.faults import Faults
+from heterarch.sim.sweep import SweepDocument
 from heterarch.workload.profile import Workload
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +77,14 @@ def document(text: str, capsys: Any) -> None:
         Path("mine.yaml").write_text(text)
         Catalog.load(*[name for name in ("mine.csv", "mine.yaml") if Path(name).exists()])
         return
-    kinds = {"changes": Faults, "nodes": AgentDocument, "arrivals": Workload, "devices": Fleet, "slo": SLODocument}
+    kinds = {
+        "changes": Faults,
+        "nodes": AgentDocument,
+        "arrivals": Workload,
+        "devices": Fleet,
+        "slo": SLODocument,
+        "plans": SweepDocument,
+    }
     next(model for key, model in kinds.items() if key in data).model_validate(data)
 
 

@@ -271,15 +271,15 @@ def two_kinds(**changes: Any) -> Fleet:
 
 
 def test_a_plan_carries_the_link_between_its_pools(catalog: Catalog) -> None:
-    slos = ["ttft.p95<=500ms", "tpot.p95<=12ms"]
+    slos = ["ttft.p95<=500ms", "tpot.p95<=10ms"]
     cards = planned(single, catalog, workload(30.0), slos, fleet=two_kinds())
     (link,) = cards.links
     roles = {pool.name: pool.role for pool in cards.pools}
     assert (roles[link.sender], roles[link.receiver]) == ("prefill", "decode")
     assert link.bytes_per_s == pytest.approx(cards.pool(link.sender).transfer_bytes_per_s)
     assert link.shared_bytes_per_s == 0
-    one = FleetLink(a="h100-sxm", b="h100-sxm", link="roce-100", shared=True)
-    stated = planned(single, catalog, workload(30.0), slos, fleet=two_kinds(links=[one]))
+    wires = [FleetLink(a="h100-sxm", b=b, link="roce-100", shared=True) for b in ("h100-sxm", "a100-80-sxm")]
+    stated = planned(single, catalog, workload(30.0), slos, fleet=two_kinds(links=wires))
     assert stated.links[0].bytes_per_s == stated.links[0].shared_bytes_per_s == pytest.approx(12.5e9 * RDMA_SHARE)
     assert stated.links[0].latency_s == catalog.link("roce-100").latency_s
 
@@ -287,7 +287,7 @@ def test_a_plan_carries_the_link_between_its_pools(catalog: Catalog) -> None:
 def test_kv_that_leaves_by_layer_is_predicted_and_planned_so(catalog: Catalog) -> None:
     slos = ["ttft.p95<=500ms", "tpot.p95<=12ms"]
     whole, parts = (
-        planned(single, catalog, workload(30.0), slos, fleet=two_kinds(layerwise_kv=layerwise))
+        planned(single, catalog, workload(100.0), slos, fleet=two_kinds(layerwise_kv=layerwise))
         for layerwise in (False, True)
     )
     assert {pool.transfer_layers for pool in whole.pools} == {1}

@@ -42,6 +42,17 @@ def test_iteration_time_is_the_step_cost_of_its_sums():
     assert state.sequences[0]["finish_s"] == pytest.approx(first + later)
 
 
+def test_decodes_beside_a_prompt_take_longer_per_token_of_context():
+    step = StepPart(fixed_s=1.0, token_s=0.0, context_s=0.01, mixed_s=0.02)
+    state = run([mixed(step=step)], calls_of([10, 100], [3, 1], [0.0, 0.5]))
+    cost = step.cost()
+    beside = step_time_s(cost, 64, 1.0, 1, 11) + step_time_s(cost, 38, 1.0, 1, 12)
+    assert beside == pytest.approx(2 + 0.03 * 23)
+    assert state.sequences[1]["first_s"] == pytest.approx(1 + beside)
+    alone = run([mixed(step=step)], calls_of([10], [3]))
+    assert alone.sequences[0]["finish_s"] == pytest.approx(3 + 0.01 * 23)
+
+
 def test_seats_limit_the_running_sequences():
     state = run([mixed(concurrency=2)], calls_of([1] * 4, [5] * 4))
     assert state.engines[0]["peak_running"] == 2
@@ -59,6 +70,14 @@ def test_admission_waits_for_blocks_of_the_prompt():
     assert state.sequences[0]["finish_s"] == 4.0
     assert state.sequences[1]["first_s"] == 5.0
     assert state.engines[0]["preemptions"] == 0
+
+
+@pytest.mark.parametrize(("headroom", "first_s"), [(0.0, 1.0), (0.1, 5.0)])
+def test_admission_leaves_the_headroom_free(headroom: float, first_s: float):
+    # 10 blocks; the prompts take 6 and 4
+    pool = mixed(kv_tokens=160, max_batched_tokens=512, kv_headroom=headroom)
+    state = run([pool], calls_of([95, 64], [4, 1]))
+    assert state.sequences[1]["first_s"] == first_s
 
 
 def test_decode_without_a_block_evicts_the_latest_which_recomputes():

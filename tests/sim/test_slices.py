@@ -18,7 +18,7 @@ from .worlds import calls_of, mixed
 STEP = StepPart(fixed_s=0.013, token_s=3e-5, bends_s={8: 1e-5, 32: -2e-5}, pair_s=1e-8, context_s=3e-7, sequence_s=1e-5)
 
 
-def world(seed, split, unbounded):
+def world(seed, split, unbounded, batching="chunked"):
     """Calls that share prefixes, on two mixed engines short of KV, or on two that prefill and two that decode."""
     rng = np.random.default_rng(seed)
     tree = prefixes(np.array([-1, 0, 0, 1, 1, 2], np.int32), np.array([3, 2, 4, 1, 5, 2], np.int32), 16)
@@ -29,6 +29,7 @@ def world(seed, split, unbounded):
     edges = [(a, a + 1, int(rng.integers(2))) for a in range(0, n - 1, 3)]
     work = calls_of(prompts, rng.integers(1, 80, n), at, edges, node=leaf, decode_pool=np.full(n, int(split)))
     pool = {"engines": 2, "kv_tokens": 640, "concurrency": 6, "step": STEP, "transfer_bytes_per_s": 1e6}
+    pool["batching"] = batching
     pools = [mixed("a", **pool), mixed("b", **pool)] if split else [mixed("a", **pool)]
     state = new_state(pool_table(pools, "prefix-affinity", 16), work, tree, unbounded)
     return state, work, tree
@@ -44,12 +45,13 @@ def contents(state: State) -> list[bytes]:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 10**6), split=st.booleans(), unbounded=st.booleans(),
+    batching=st.sampled_from(["chunked", "whole-prompt"]),
     until=st.lists(st.floats(0, 25), max_size=8), most=st.lists(st.integers(1, 300), min_size=1, max_size=5),
 )  # fmt: skip
-def test_interruptions_change_no_byte(seed, split, unbounded, until, most):
-    whole, work, tree = world(seed, split, unbounded)
+def test_interruptions_change_no_byte(seed, split, unbounded, batching, until, most):
+    whole, work, tree = world(seed, split, unbounded, batching)
     assert advance(whole, work, tree, np.inf, 10**9) == Stop.DONE
-    sliced, work, tree = world(seed, split, unbounded)
+    sliced, work, tree = world(seed, split, unbounded, batching)
     for limit in sorted(until):
         advance(sliced, work, tree, limit, most[0])
     turn = 0

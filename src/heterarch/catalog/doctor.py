@@ -17,7 +17,7 @@ from heterarch.catalog.detect import detect
 from heterarch.units import format_bytes
 
 _LEAST_MEMORY_BYTES = 4 * 10**9
-_EXTRAS = {"local": ("xllamacpp", "gguf"), "plot": ("matplotlib",)}
+_EXTRAS = {"local": ("xllamacpp", "gguf"), "plot": ("matplotlib",), "ray": ("ray",)}
 _PROGRAMS = {
     "mlir-opt": "only to check modules with upstream MLIR: install LLVM's mlir-tools",
     "docker": "only to start other engines in containers: install Docker or Podman",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -11,12 +12,13 @@ import typer
 from typer.main import get_command
 
 from heterarch import __version__
-from heterarch.errors import HeterarchError, Interrupted
+from heterarch.errors import HeterarchError, InputError, Interrupted
 
 #: command -> one line of help; the command lives in the module of its name
 COMMANDS = {
     "plan": "Plan an agent for a workload on a fleet: which engines, how many, where each op runs.",
     "simulate": "Run a plan in the simulator, on its workload or on a recorded trace.",
+    "sweep": "Compare plans, routers and loads over many seeds, in parallel, with intervals.",
     "run": "Run a plan for real, on local engines or OpenAI-compatible endpoints.",
     "demo": "Plan, simulate and run the coding agent, end to end.",
     "opt": "Read, transform and print the IR of an agent.",
@@ -49,6 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         words = rest if name in COMMANDS else arguments or ["--help"]
         program = f"heterarch {name}" if name in COMMANDS else "heterarch"
         result = get_command(app)(list(words), prog_name=program, standalone_mode=False)
+        sys.stdout.flush()
         if result == Interrupted.exit_code:
             print("heterarch: interrupted", file=sys.stderr)
         return result if isinstance(result, int) else 0
@@ -62,6 +65,10 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGPIPE_CODE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # files say so themselves
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"heterarch: cannot write to standard output\n  observed: {error.strerror}", file=sys.stderr)
+            return InputError.exit_code
         if not hasattr(error, "show"):
             raise
         error.show()  # a usage error of the command line

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import typer
 
+from heterarch.cli.files import Files, write_files
 from heterarch.cli.output import console, note
 from heterarch.cli.pipeline import Compiled, catalog_and_fleet, compile_agent, flat_of
 from heterarch.cli.run import Tokens, execute, read_inputs
 from heterarch.cli.run import publish as publish_live
-from heterarch.cli.simulate import publish
+from heterarch.cli.simulate import show
 from heterarch.documents import write_text
 from heterarch.errors import InputError
 from heterarch.ir.flat import OpKind
@@ -91,7 +92,9 @@ def _simulate(plan: Plan, workload: Workload, out: Path, requests: int) -> None:
         requests=requests,
         progress=True,
     )
-    publish(done, False, output=out / "simulated.json", parquet=out / "simulated.parquet", plot=out / "simulated.png")
+    show(done, False)
+    files = Files(report=out / "simulated.json", calls=out / "simulated.parquet", plot=out / "simulated.png")
+    write_files(done, files)
 
 
 def _run(plan: Plan, out: Path) -> int:

@@ -64,8 +64,8 @@ def file_to_write(path: Path | None) -> Path | None:
     Raises:
         InputError: its folder is absent or may not be written, or it is a folder itself.
     """
-    if path is None:
-        return None
+    if path is None or (path.exists() and not path.is_file() and not path.is_dir()):
+        return path  # a device or a pipe
     if not path.parent.is_dir():
         raise InputError(
             "cannot write the file", observed=f"no folder {path.parent}", where=str(path), fix=f"mkdir -p {path.parent}"

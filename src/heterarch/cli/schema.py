@@ -19,6 +19,7 @@ SCHEMAS = {
     "slo": "heterarch.report.slo:SLODocument",
     "faults": "heterarch.sim.faults:Faults",
     "plan": "heterarch.plan.document:Plan",
+    "sweep": "heterarch.sim.sweep.document:SweepDocument",
     "report": "heterarch.report.schema:Report",
 }
 

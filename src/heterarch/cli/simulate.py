@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -9,12 +10,12 @@ import numpy as np
 import typer
 
 from heterarch.catalog.catalog import Catalog
-from heterarch.cli.output import JSON_HELP, OVERLAY_HELP, above_zero, console, file_to_write, note, print_json
+from heterarch.cli.files import Files, place_to_plot, write_files
+from heterarch.cli.output import JSON_HELP, OVERLAY_HELP, above_zero, console, file_to_write, print_json
 from heterarch.cli.pipeline import flat_of
-from heterarch.documents import write_text
+from heterarch.documents import parse_yaml, validate
 from heterarch.errors import InputError, Interrupted
 from heterarch.plan.store import check_plan, load_plan
-from heterarch.report.records import write_parquet
 from heterarch.report.render import render_report
 from heterarch.sim.faults import Faults, Rates, load_faults
 from heterarch.sim.simulate import Simulation, run_simulation
@@ -33,6 +34,9 @@ def simulate(
     requests: int = typer.Option(1000, min=1, help="Agent requests of a workload; a trace is replayed whole."),
     rate: float | None = typer.Option(
         None, help="Sessions (of a trace without them: calls) per second; default: as recorded.", callback=above_zero
+    ),
+    arrivals: str | None = typer.Option(
+        None, help="Instead of the workload's: YAML as in its file, such as '{process: gamma, cv: 2}'."
     ),
     replay: Literal["open", "closed"] | None = typer.Option(
         None, help="Calls at their recorded times, or each after its session's last answer; default by trace."
@@ -59,9 +63,22 @@ def simulate(
     output: Path | None = typer.Option(
         None, "-o", "--output", help="Write the report as JSON.", callback=file_to_write
     ),
-    parquet: Path | None = typer.Option(None, help="Write one row per LLM call.", callback=file_to_write),
+    requests_out: Path | None = typer.Option(None, help="Write one row per request, parquet.", callback=file_to_write),
+    calls_out: Path | None = typer.Option(
+        None, "--calls-out", "--parquet", help="Write one row per LLM call, parquet.", callback=file_to_write
+    ),
+    series_out: Path | None = typer.Option(
+        None, help="Write queues, memory, busy shares and USD over time: parquet, or .csv.", callback=file_to_write
+    ),
+    sample_s: float | None = typer.Option(
+        None, help="Simulated seconds between samples over time; default: 200 to 400 samples.", callback=above_zero
+    ),
+    trace_out: Path | None = typer.Option(
+        None, help="Write trace events for ui.perfetto.dev: .json, or .json.gz.", callback=file_to_write
+    ),
+    trace_requests: int = typer.Option(2000, min=1, help="Requests that --trace-out shows, the first ones."),
     plot: Path | None = typer.Option(
-        None, help="Write a plot of the latency distributions (extra `plot`).", callback=file_to_write
+        None, help="Write plots: one .png, .svg or .pdf, or a folder (extra `plot`).", callback=place_to_plot
     ),
     overlay: list[Path] = typer.Option([], help=f"{OVERLAY_HELP} More than the plan names."),
     progress: bool = typer.Option(True, help="Show progress on a terminal."),
@@ -72,17 +89,22 @@ def simulate(
     made = load_plan(plan)
     check_plan(made, Catalog.load(*made.provenance.catalog_files, *overlay), str(plan))
     source: Workload | Trace
+    if trace is not None and arrivals is not None:
+        raise InputError("a trace has arrivals of its own", observed="--trace and --arrivals", fix="leave one out")
     if trace is not None:
         source = placed_in_time(read_trace(trace, rate_per_s=rate), rate, seed)
     else:
         source = made.load if workload is None and made.load is not None else load_workload(workload or made.workload)
+        source = source if arrivals is None else source.arriving(arrivals_of(arrivals, source))
         source = source.at_rate(rate) if rate is not None else source
     done = run_simulation(
         made, flat_of(made, str(plan)), source, seed=seed, requests=requests, until_s=until, router=router,
         admission=admission, max_queue=max_queue, cache=cache, replay=replay, call=call,
-        faults=faults_of(faults, mtbf_s, mttr_s, seed), progress=progress and not as_json,
+        faults=faults_of(faults, mtbf_s, mttr_s, seed), sample=sample_s or any((series_out, trace_out, plot)),
+        progress=progress and not as_json,
     )  # fmt: skip
-    publish(done, as_json, output=output, parquet=parquet, plot=plot)
+    show(done, as_json)
+    write_files(done, Files(output, requests_out, calls_out, series_out, trace_out, plot, trace_requests))
     raise typer.Exit(Interrupted.exit_code if done.interrupted else 0)
 
 
@@ -108,27 +130,21 @@ def placed_in_time(trace: Trace, rate: float | None, seed: int) -> Trace:
     return trace.with_session_starts(arrival_times(arrivals, np.random.default_rng(seed), trace.sessions))
 
 
-def publish(
-    done: Simulation,
-    as_json: bool,
-    *,
-    output: Path | None = None,
-    parquet: Path | None = None,
-    plot: Path | None = None,
-) -> None:
-    """Print the report and write what was asked for."""
+def arrivals_of(text: str, workload: Workload) -> Arrivals:
+    """What ``--arrivals`` says; the rate is the workload's where it says none.
+
+    Raises:
+        InputError: it is not YAML, or not arrivals.
+    """
+    data, locate = parse_yaml(text, "--arrivals")
+    if isinstance(data, Mapping):
+        data = {"rate_per_s": workload.arrivals.rate_per_s, **data}
+    return validate(Arrivals, data, locate)
+
+
+def show(done: Simulation, as_json: bool) -> None:
+    """Print the report."""
     if as_json:
         print_json(done.report.model_dump(mode="json"))
     else:
         console().print(render_report(done.report))
-    if output is not None:
-        write_text(output, done.report.model_dump_json(indent=2) + "\n")
-        note(f"wrote {output}")
-    if parquet is not None:
-        write_parquet(done.calls, parquet)
-        note(f"wrote {parquet}")
-    if plot is not None:
-        from heterarch.report.plot import plot_latencies
-
-        plot_latencies(done.calls, done.requests, done.report, plot)
-        note(f"wrote {plot}")

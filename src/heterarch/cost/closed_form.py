@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from heterarch.cost.config import EngineConfig
-from heterarch.cost.forward import Call, decode_calls, head_calls, linear_calls, pass_s, prefill_calls
+from heterarch.cost.forward import Call, decode_calls, head_calls, joint_decode_s, linear_calls, pass_s, prefill_calls
 from heterarch.cost.kernels.base import Floats
 from heterarch.cost.step import StepCost, token_curve
 from heterarch.cost.transfer import group_link
@@ -27,7 +27,8 @@ def closed_form(config: EngineConfig) -> StepCost:
     u x tokens + p x pairs, and u is taken off each decoding sequence, whose token counts too. Where passes are launched
     kernel by kernel, the linear part takes no less than the launches. Pipeline stages work side by side on
     micro-batches, so under PP a pass meets tokens / pp tokens in each stage, and what attention adds per sequence and
-    pair is divided by the number of stages.
+    pair is divided by the number of stages. Beside a prompt, decode attention may take longer
+    (:func:`heterarch.cost.forward.joint_decode_s`).
     """
     pp, host = config.pp, config.host_work
     once, sequence, context = _decode(config)
@@ -45,6 +46,7 @@ def closed_form(config: EngineConfig) -> StepCost:
         pair_s=float(pair / pp),
         context_s=float(context / pp),
         sequence_s=float(max(0.0, (sequence - token) / pp) + head_s + host.sequence_s / config.attention_dp),
+        mixed_s=max(0.0, joint_decode_s(config) - float(context)) / pp,
     )
 
 

@@ -19,8 +19,10 @@ class EngineConfig:
     ``tp`` devices share each attention layer. ``attention_dp`` such groups each serve their own sequences, and all of
     them share the experts: ``ep`` ways by whole experts, the rest within each expert. ``engine`` names the serving
     engine (vllm, sglang, trtllm; "" for any), ``engine_version`` its release. ``graphs``: whether passes are captured
-    as graphs or launched kernel by kernel. ``library`` holds the calibrations that its kernels come from, ``host`` the
-    host's times; by default the shipped ones.
+    as graphs or launched kernel by kernel. ``peers``: whether devices reach each other's memory over PCIe, as below the
+    switches of a server of 8; NCCL by default does not across the host bridge of a CPU, from which the cards of small
+    machines hang, and an IOMMU may deny it: there messages go through host memory. ``library`` holds the calibrations
+    that its kernels come from, ``host`` the host's times; by default the shipped ones.
 
     Raises:
         InputError: ``tp`` does not divide the attention heads, the model has fewer layers than ``pp``, or ``ep`` does
@@ -38,6 +40,7 @@ class EngineConfig:
     engine: str = ""
     engine_version: str = ""
     graphs: bool = True
+    peers: bool = True
     library: Library | None = None
     host: Host | None = None
 
@@ -69,6 +72,12 @@ class EngineConfig:
     def group(self) -> int:
         """Devices of one pipeline stage, which share the experts."""
         return self.tp * self.attention_dp
+
+    @property
+    def staged(self) -> bool:
+        """Whether collectives go through host memory: without a link of their own, drivers deny it to GeForce cards."""
+        own_link = self.tp <= (self.device.scaleup_domain or 0) and self.device.scaleup_bytes_per_s
+        return not own_link and (not self.peers or self.device.device_class == "gpu-consumer")
 
     @property
     def compute_dtype(self) -> str:

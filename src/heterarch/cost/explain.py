@@ -10,7 +10,15 @@ import numpy as np
 from heterarch.cost.closed_form import hops_s, launches_s
 from heterarch.cost.config import EngineConfig
 from heterarch.cost.engine import step_cost
-from heterarch.cost.forward import Call, decode_calls, head_calls, kernel_of, linear_calls, prefill_calls
+from heterarch.cost.forward import (
+    Call,
+    decode_calls,
+    head_calls,
+    joint_decode_s,
+    kernel_of,
+    linear_calls,
+    prefill_calls,
+)
 from heterarch.cost.step import step_time_s
 from heterarch.cost.transfer import group_link
 from heterarch.errors import InputError
@@ -18,6 +26,7 @@ from heterarch.units import Grade, Source, weakest
 
 #: sd of the log error of host times, which no kernel measurement covers
 HOST_SIGMA = 0.5
+BESIDE_SIGMA = 0.15  # of decodes beside a prompt: constants of the two devices that were measured, over all shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,7 @@ def explain(config: EngineConfig, batch: int = 1, context: int = 1024, prefill: 
     if not batch and not prefill:
         raise InputError("the iteration has no tokens", expected="a batch of sequences in decode, or a prefill")
     kernels = list(_kernels(config, batch, context, prefill, cached))
+    kernels += _beside(config, kernels, batch * context if prefill else 0)
     rows = [*kernels, *_host(config, batch, prefill, sum(row.seconds for row in kernels))]
     seconds = sum(row.seconds for row in rows)
     spread = _spread(rows)
@@ -115,6 +125,15 @@ def _kernels(config: EngineConfig, batch: int, context: int, prefill: int, cache
         attention += [replace(call, count=call.count / config.pp / config.attention_dp) for call in prompt]
     for call in attention:
         yield _row(config, call)
+
+
+def _beside(config: EngineConfig, kernels: list[Row], context: int) -> Iterator[Row]:
+    """What decodes of ``context`` tokens in all take more beside a prompt than their kernels take alone."""
+    alone = [row for row in kernels if row.family == "attention_decode"]
+    seconds = joint_decode_s(config) * context / config.pp - sum(row.seconds for row in alone)
+    if alone and seconds > 0:
+        count, source = sum(row.count for row in alone), alone[0].source
+        yield Row("decodes beside it", "attention_decode", "bf16", count, seconds, "compute", BESIDE_SIGMA, source)
 
 
 def _stage_tokens(config: EngineConfig, batch: int, prefill: int) -> float:

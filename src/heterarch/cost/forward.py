@@ -19,6 +19,9 @@ from heterarch.cost.transfer import group_link
 from heterarch.cost.work import ACTIVATION_BYTES
 
 EXPERT_SKEW = 1.01  # exponent of the power law of expert loads, the milder of the two that were measured
+#: generations whose attention kernel in vLLM (FlashAttention-2) takes prompts and decodes in one launch, and the rows
+#: of a tile that it then works through for every query head of a decode (RTX 4090: 100, RTX PRO 6000: 87, fitted)
+JOINT, JOINT_ROWS = ("ampere", "ada", "blackwell-rtx"), 90.0
 LINEAR_CHUNK = 64.0  # tokens of a prompt between two reads of a state (chunked gated delta rule, arXiv 2412.06464)
 #: implementations of an all-reduce, and of the other collectives
 ALL_REDUCES, OTHERS = ("vllm-custom-graph", "nccl"), ("nccl",)
@@ -175,6 +178,20 @@ def decode_calls(config: EngineConfig, sequences: Floats, context: Floats) -> It
     yield from _attention(config, "attention_decode", own, np.ones_like(own), context)
 
 
+def joint_decode_s(config: EngineConfig) -> float:
+    """Seconds per token of context of a decode that is launched together with a prompt; 0 where launches are apart.
+
+    FlashAttention-2 packs the query heads that share a KV head into one tile only where all sequences have one query;
+    in a launch that holds a prompt each query head takes a tile of its own, and the work of the tile bounds the time
+    instead of the read of KV.
+    """
+    if config.device.arch not in JOINT or config.engine not in ("", "vllm") or config.model.mla:
+        return 0.0
+    kernel = config.kernels.kernel("attention_prefill", config.device, "bf16", config.engine)
+    flops = sum(part.layers * part.decode_flops for part in config.model.attention if part.kind == "full")
+    return JOINT_ROWS * flops / (config.tp * config.attention_dp * kernel.peak * kernel.law.compute)
+
+
 def _attention(config: EngineConfig, family: str, batch: Floats, query: Floats, context: Floats) -> Iterator[Call]:
     dtype = "fp8" if canonical_dtype(config.kv_dtype) in ("fp8", "int8", "fp4", "int4") else "bf16"
     for part in config.model.attention:
@@ -254,15 +271,18 @@ def kernels_of(config: EngineConfig, call: Call) -> list[Kernel]:
     """The kernels that may run ``call`` on the config's device; the engine takes the fastest for each size.
 
     Launches that measurements hold are left out where the host is counted by itself
-    (:func:`heterarch.cost.closed_form.launches_s`).
+    (:func:`heterarch.cost.closed_form.launches_s`). A message that is staged in host memory is written to it, then read
+    from it: it takes the link twice (a rule, not measured), and only the general library does so.
     """
     if call.link:
         rate = group_link(config.device, int(np.max(call.shapes["devices"]))).bytes_per_s
-        engines = ALL_REDUCES if call.family == "all_reduce" else OTHERS
+        engines = ALL_REDUCES if call.family == "all_reduce" and not config.staged else OTHERS
+        rate = rate / 2 if config.staged else rate
         found = [config.kernels.kernel(call.family, config.device, call.dtype, name, rate) for name in engines]
     else:
         engine, version = _backend(config, call), config.engine_version
-        found = [config.kernels.kernel(call.family, config.device, call.dtype, engine, version=version)]
+        kernel = config.kernels.kernel(call.family, config.device, call.dtype, engine, version=version)
+        found = [kernel.cold if call.family == "attention_decode" else kernel]
     return [kernel.captured for kernel in found] if config.device.vendor in AHEAD else found
 
 

@@ -59,6 +59,16 @@ class Kernel:
     source: Source
     sigma: float
     law_sigma: float
+    uncached: bool = False
+
+    @property
+    def cold(self) -> Kernel:
+        """The kernel where all that it reads comes from memory, at the rate of reads that no cache holds.
+
+        Measurements repeat a kernel on the same data, much of which a large cache still holds; in a pass the weights
+        and the KV of all other layers go through the cache in between.
+        """
+        return replace(self, uncached=True)
 
     @property
     def captured(self) -> Kernel:
@@ -83,7 +93,11 @@ class Kernel:
         if self.basis is None or not len(self.weights):
             return seconds, np.zeros(len(seconds))
         values = self.basis.values(work.at)
-        return seconds * np.exp(residual(values, self.weights)), coverage(values)
+        factor = np.exp(residual(values, self.weights))
+        if self.uncached:
+            far = np.concatenate([np.maximum(work.at[:, :1], self.family.uncached), work.at[:, 1:]], axis=1)
+            factor = np.maximum(factor, np.exp(residual(self.basis.values(far), self.weights)))
+        return seconds * factor, coverage(values)
 
 
 class Library:

@@ -49,7 +49,8 @@ def step_time_s(cost: StepCost, tokens: Any, pairs: Any, sequences: Any, context
     linear = cost.token_s * tokens
     for index in range(len(KNOTS)):
         linear = linear + cost.bends_s[index] * np.maximum(tokens - KNOTS[index], 0.0)
-    return cost.fixed_s + linear + cost.pair_s * pairs + cost.context_s * context + cost.sequence_s * sequences
+    attention = cost.pair_s * pairs + (cost.context_s + cost.mixed_s * (pairs > 0)) * context
+    return cost.fixed_s + linear + attention + cost.sequence_s * sequences
 
 
 def token_curve(seconds: Callable[[Any], Any]) -> tuple[Any, Any, Any]:

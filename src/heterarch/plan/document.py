@@ -46,6 +46,7 @@ class StepPart(_Part):
     pair_s: float = 0.0
     context_s: float = 0.0
     sequence_s: float = 0.0
+    mixed_s: float = 0.0
 
     @classmethod
     def of(cls, cost: StepCost) -> StepPart:
@@ -68,7 +69,7 @@ class StepPart(_Part):
                 fix="plan it again",
             )
         bends = np.array([self.bends_s.get(int(knot), 0.0) for knot in KNOTS])
-        return StepCost(self.fixed_s, self.token_s, bends, self.pair_s, self.context_s, self.sequence_s)
+        return StepCost(self.fixed_s, self.token_s, bends, self.pair_s, self.context_s, self.sequence_s, self.mixed_s)
 
 
 class EndpointPart(_Part):
@@ -151,12 +152,16 @@ class Pool(_Part):
 
     ``concurrency``: most sequences an engine runs at once (for a tool pool: most tasks at once per engine).
     ``context_tokens``: most tokens of one sequence, prompt and answer; longer chats are compacted (0: no limit).
-    ``kv_tokens``: KV capacity per engine. ``usd_per_engine_h`` under the plan's accounting. ``start_s``: seconds from
-    the order of an engine to its first iteration. ``engines_per_server``: engines that fail together.
+    ``kv_tokens``: KV capacity per engine; ``kv_headroom``: share of it that admission leaves free for sequences that
+    grow (0.01 in Vidur and in vLLM's first scheduler; 0 in its second, V1). ``usd_per_engine_h`` under the plan's
+    accounting. ``start_s``: seconds from the order of an engine to its first iteration. ``engines_per_server``:
+    engines that fail together. ``transfer_layers``: parts in which KV leaves while the prefill computes (1: all of it
+    afterwards). ``batching``: prompts are cut to the tokens of an iteration and wait for decodes (chunked), or are
+    computed whole and before the decodes. ``prefill_step``, ``decode_step``: step costs of iterations of only that,
+    where they were measured apart; by default ``step``.
     ``kv_ttl_s``: cached KV unused for longer is gone, on engines and at a hosted API (None or 0: kept).
     ``kv_tiers``: stores of KV below the device, fastest first. ``preemption``: what a decoding sequence without memory
     does: ``recompute`` its KV later, or ``swap`` it to the first tier, which must be the host.
-    ``transfer_layers``: parts in which KV leaves while the prefill computes (1: all of it afterwards).
     """
 
     name: str
@@ -173,6 +178,7 @@ class Pool(_Part):
     max_batched_tokens: int = 0
     context_tokens: int = 0
     kv_tokens: int = 0
+    kv_headroom: float = Field(default=0.01, ge=0, lt=1)
     kv_bytes_per_token: int = 0
     transfer_bytes_per_s: float = 0.0  # KV out of (prefill) or into (decode) one engine, per direction
     transfer_latency_s: float = 0.0
@@ -183,6 +189,9 @@ class Pool(_Part):
     start_s: float = Field(default=0.0, ge=0)
     engines_per_server: int = Field(default=1, ge=1)
     step: StepPart | None = None
+    prefill_step: StepPart | None = None
+    decode_step: StepPart | None = None
+    batching: Literal["chunked", "whole-prompt"] = "chunked"
     endpoint: EndpointPart | None = None
     local: LocalPart | None = None
     kv_ttl_s: float | None = Field(default=None, ge=0)

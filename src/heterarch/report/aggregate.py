@@ -27,6 +27,7 @@ from heterarch.report.schema import (
     Overload,
     PoolReport,
     Report,
+    Series,
     Summary,
     TierReport,
     Verdict,
@@ -64,6 +65,21 @@ CALL = np.dtype(
         ("cached_tokens", np.int32),
         ("output_tokens", np.int32),
         ("restarts", np.int32),
+        ("status", np.int8),
+        ("kv_arrived_s", np.float64),  # at the decode engine, where it is another
+    ]
+)
+
+#: one row per task of a tool or of other code on a pool; its number of ``request``, ``op``, ``pool`` as in CALL
+TOOL = np.dtype(
+    [
+        ("request", np.int32),
+        ("session", np.int32),
+        ("op", np.int32),
+        ("pool", np.int32),
+        ("submitted_s", np.float64),
+        ("scheduled_s", np.float64),
+        ("finish_s", np.float64),
         ("status", np.int8),
     ]
 )
@@ -119,6 +135,7 @@ class RunFacts:
     reasons: Sequence[str] = ()
     overloaded: Sequence[Overload] = ()
     notes: Sequence[str] = ()
+    series: Series | None = None
 
 
 def summarise(values: Floats | Sequence[float]) -> Summary:
@@ -243,6 +260,7 @@ def build_report(
         slo=[_judge(slo, calls, requests, per_request) for slo in slos],
         overloaded=list(facts.overloaded),
         notes=list(facts.notes),
+        series=facts.series,
     )
 
 

@@ -115,6 +115,30 @@ class Overload(_Part):
     queued: int
 
 
+class PoolSeries(_Part):
+    """One pool at the times of a :class:`Series`.
+
+    ``queued``, ``running``: LLM calls, or tasks of a tool pool. ``kv_share``: KV memory in use by them;
+    ``cached_share``: held for prefixes that may come again. ``busy_share``: busy part of its engines' or servers' time
+    since the sample before; 0 for hosted APIs. ``usd``: spent until then.
+    """
+
+    name: str
+    queued: list[int]
+    running: list[int]
+    kv_share: list[float]
+    cached_share: list[float]
+    busy_share: list[float]
+    usd: list[float]
+
+
+class Series(_Part):
+    """The pools over time; ``time_s`` in ascending seconds of the run."""
+
+    time_s: list[float]
+    pools: list[PoolSeries]
+
+
 class Report(_Part):
     """What happened. Times in seconds, money in USD, rates per second of the run."""
 
@@ -148,3 +172,4 @@ class Report(_Part):
     slo: list[Verdict]
     overloaded: list[Overload] = []
     notes: list[str] = []
+    series: Series | None = None

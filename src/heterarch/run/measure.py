@@ -93,6 +93,7 @@ def _calls(plan: Plan, calls: Sequence[CallRecord], start_s: float) -> Records:
         row["prompt_tokens"], row["cached_tokens"] = call.prompt_tokens, call.cached_tokens
         row["output_tokens"] = call.output_tokens
         row["status"] = _status(call.done, call.failed)
+    table["kv_arrived_s"] = np.nan
     return table
 
 

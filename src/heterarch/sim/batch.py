@@ -24,6 +24,9 @@ from heterarch.sim.tiers import begin_load, drop_expired, loads, note_use, set_a
 
 NO_LOAD, LOADED, SWAPPED = int(Load.NONE), int(Load.LOADED), int(Load.SWAPPED)
 
+#: iterations in a row that decodes make way for whole prompts, as `max_preemptions` of splitwise-sim's start states
+MOST_RESTS = 4
+
 
 @compiled
 def blocks_of(tree: Any, tokens: int) -> int:
@@ -86,38 +89,82 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     if engine.stall_s > 0.0:
         now_s += engine.stall_s
         engine.stall_s = 0.0
-    tokens, pairs = engine.decodes, 0.0
-    limit = token_limit(pool, engine.decodes)
+    first = 0 if pool.whole and engine.rest < MOST_RESTS else engine.decodes
+    tokens, pairs = first, 0.0
+    limit = token_limit(pool, first)
     while tokens < limit:
         task = engine.partial
         if task < 0:
             task = engine.head
-            if task < 0 or s.sequences[task].transferred or not _admit(s, t, tree, e, task, now_s):
+            if task < 0 or s.sequences[task].transferred or _too_much(s, pool, task, tokens):
+                break
+            if not _admit(s, t, tree, e, task, now_s):
                 break
             if loads(s, task):
                 continue
             engine.partial = task
         sequence = s.sequences[task]
-        chunk = min(limit - tokens, sequence.need - sequence.done)
+        chunk = sequence.need - sequence.done
+        if not pool.whole:
+            chunk = min(limit - tokens, chunk)
         pairs += chunk * (sequence.done + 0.5 * chunk)
         tokens += chunk
         _compute(s, t, tree, e, task, chunk)
+    decodes = engine.decodes
+    if pool.whole:
+        decodes = _riding(s, tree, e, tokens, first)
+        tokens += decodes - first
     engine.busy = 1 if tokens > 0 else 0
-    engine.still = tokens == engine.decodes and (engine.head < 0 or s.clock[0].unbounded == 0)
+    engine.computing = tokens - decodes
+    engine.still = tokens == engine.decodes and pairs == 0.0 and (engine.head < 0 or _refuses_still(s, pool, first))
     if tokens > 0:
-        others_s = _without_context_s(pool, tokens, pairs, engine.decodes)
+        phase = _phase_of(tokens, decodes)
+        others_s = _without_context_s(pool, phase, tokens, pairs, decodes)
         engine.started_s = now_s
-        kept = kept_tokens(pool, engine.decodes)
-        engine.end_s = now_s + (others_s + pool.context_s / kept * engine.context) * engine.slowness
+        context_s = pool.context_s[phase] + pool.mixed_s[phase] * (pairs > 0)
+        context_s = context_s / kept_tokens(pool, decodes) * (engine.context if decodes > 0 else 0)
+        engine.end_s = now_s + (others_s + context_s) * engine.slowness
     return bool(tokens > 0)
 
 
 @compiled
-def _without_context_s(pool: Any, tokens: int, pairs: float, decodes: int) -> float:
+def _too_much(s: Any, pool: Any, task: int, tokens: int) -> bool:
+    """Whether a prompt that is never cut must wait for the next batch; the first of a batch may exceed the budget."""
+    return bool(pool.whole and tokens > 0 and tokens + s.sequences[task].owed > pool.budget)
+
+
+@compiled
+def _refuses_still(s: Any, pool: Any, first: int) -> bool:
+    """Whether who waits now will be refused again: for want of KV or a seat, not because decodes went first."""
+    return bool(s.clock[0].unbounded == 0 and (not pool.whole or first == 0))
+
+
+@compiled
+def _riding(s: Any, tree: Any, e: int, tokens: int, first: int) -> int:
+    """Decodes that join the whole prompts: all where the budget has room, else none, and their new blocks return."""
+    engine = s.engines[e]
+    room = s.pools[engine.pool].budget - tokens
+    if first > 0 or tokens == 0 or engine.decodes <= max(room, 0):
+        engine.rest = 0
+        return int(engine.decodes)
+    engine.rest += 1
+    engine.rests += 1
+    engine.free += s.crossing[e, engine.iteration % tree.block_tokens]
+    return 0
+
+
+@compiled
+def _phase_of(tokens: int, decodes: int) -> int:
+    """Which of a pool's step costs an iteration has: 0 mixed, 1 prompts only, 2 decodes only."""
+    return 2 if tokens == decodes else (1 if decodes == 0 else 0)
+
+
+@compiled
+def _without_context_s(pool: Any, phase: int, tokens: int, pairs: float, decodes: int) -> float:
     """Seconds of an iteration that do not change while the same sequences decode."""
     kept = kept_tokens(pool, decodes)
     computed = (tokens - decodes) * kept + decodes * pool.verified
-    seconds = step_seconds(cost_of(pool), computed, pairs * kept, decodes, 0)
+    seconds = step_seconds(cost_of(pool, phase), computed, pairs * kept, decodes, 0)
     return float((seconds + draft_seconds(pool, decodes)) / kept)
 
 
@@ -126,11 +173,13 @@ def end_iteration(s: Any, e: int) -> None:
     """Account for the iteration that ends now; decodes move on by one token."""
     engine = s.engines[e]
     seconds = engine.end_s - engine.started_s
+    engine.computing = 0
     engine.busy_s += seconds
     engine.kv_block_s += seconds * (s.pools[engine.pool].capacity - engine.free - engine.idle)
-    engine.output_tokens += engine.decodes
-    engine.context += engine.decodes
-    engine.iteration += 1
+    if engine.rest == 0:
+        engine.output_tokens += engine.decodes
+        engine.context += engine.decodes
+        engine.iteration += 1
 
 
 @inlined
@@ -146,8 +195,8 @@ def decode_on(s: Any, tree: Any, e: int, coming_s: float, until_s: float, most: 
     crossing = s.crossing[e]
     decodes, context, iteration, free = engine.decodes, engine.context, engine.iteration, engine.free
     started_s, end_s, busy_s, kv_block_s = engine.started_s, engine.end_s, engine.busy_s, engine.kv_block_s
-    others_s, context_s = _without_context_s(pool, decodes, 0.0, decodes), pool.context_s / kept_tokens(pool, decodes)
-    slowness = engine.slowness
+    others_s, slowness = _without_context_s(pool, 2, decodes, 0.0, decodes), engine.slowness
+    context_s = pool.context_s[2] / kept_tokens(pool, decodes)
     taken = pool.capacity - engine.idle
     last = iteration + min(most, s.finishes[e, 0].iteration - iteration)
     while iteration < last:

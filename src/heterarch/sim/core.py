@@ -277,7 +277,7 @@ def fill_view(s: Any, t: Any, tree: Any, task: int, p: int) -> None:
             drop_expired(s, e, s.clock[0].now_s)
         found = cached_blocks(s, t, tree, e, task) * tree.block_tokens if shares else 0
         view.cached = min(found, t.rows[task].prompt_tokens)
-        view.pending = engine.unprefilled
+        view.pending = engine.unprefilled + engine.computing
         view.decode = engine.context
         view.queued = engine.queued
         view.running = engine.running

@@ -77,9 +77,9 @@ def _first_token_s(s: Any, t: Any, e: int, task: int) -> float:
     tokens = engine.unprefilled + prompt - cached
     room = max(1, pool.budget - engine.decodes * pool.verified)
     computed = min(tokens, room) + engine.decodes * pool.verified
-    seconds = step_seconds(cost_of(pool), computed, 0.0, engine.decodes, engine.context)
+    seconds = step_seconds(cost_of(pool, 0), computed, 0.0, engine.decodes, engine.context)
     seconds = max(1.0, tokens / room) * (seconds + draft_seconds(pool, engine.decodes))
-    return float(seconds + pool.pair_s * 0.5 * (float(prompt) * prompt - float(cached) * cached))
+    return float(seconds + pool.pair_s[0] * 0.5 * (float(prompt) * prompt - float(cached) * cached))
 
 
 @compiled

@@ -16,7 +16,20 @@ from heterarch.sim.tasks import Int64, Table
 
 _MOVES = (Event.HANDOFF, Event.ARRIVED)
 _QUEUES = ("head", "tail", "run_head", "run_tail", "partial", "prefilled", "prefilled_tail", "lru_head", "lru_tail")
-_COUNTS = ("still", "busy", "idle", "queued", "running", "decodes", "context", "unprefilled", "finishes", "loaded")
+_COUNTS = (
+    "still",
+    "computing",
+    "rest",
+    "busy",
+    "idle",
+    "queued",
+    "running",
+    "decodes",
+    "context",
+    "unprefilled",
+    "finishes",
+    "loaded",
+)
 
 
 def lose_engine(state: State, engine: int) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from heterarch.cost.money.endpoint import call_usd
 from heterarch.ir.flat import FlatProgram, OpKind
 from heterarch.plan.document import Plan, Pool
-from heterarch.report.aggregate import CALL, REQUEST, OpTimes, Records, Status
+from heterarch.report.aggregate import CALL, REQUEST, TOOL, OpTimes, Records, Status
 from heterarch.report.overload import trend
 from heterarch.report.schema import Overload, PoolReport
 from heterarch.sim.placement import call_ops
@@ -42,6 +42,11 @@ def span_s(state: State) -> float:
     return max(0.0, last - begin_s(state))
 
 
+def sent_bytes(state: State) -> int:
+    """Bytes of KV that engines sent to others."""
+    return int((state.engines["transfer_tokens"] * state.pools["kv_bytes"][state.engines["pool"]]).sum())
+
+
 def call_records(state: State, tasks: Tasks) -> Records:
     """One :data:`heterarch.report.aggregate.CALL` row per LLM call submitted, in task order."""
     rows, sequences = tasks.rows, state.sequences
@@ -52,11 +57,26 @@ def call_records(state: State, tasks: Tasks) -> Records:
     records["pool"] = rows["prefill_pool"][due]
     for name in ("submitted_s", "scheduled_s", "finish_s", "restarts", "status"):
         records[name] = sequences[name][due]
+    records["kv_arrived_s"] = sequences["arrived_s"][due]
     records["first_token_s"], records["cached_tokens"] = sequences["first_s"][due], sequences["cached"][due]
     first = state.pools["first"]
     for name, column, pool in (("engine", "first_engine", "pool"), ("decode_engine", "engine", "decode_pool")):
         engine = sequences[column][due]
         records[name] = np.where(engine >= 0, engine - first[records[pool]], -1)
+    return records
+
+
+def tool_records(state: State, tasks: Tasks) -> Records:
+    """One :data:`heterarch.report.aggregate.TOOL` row per task submitted to a pool of tools, in task order."""
+    rows, sequences = tasks.rows, state.sequences
+    of_pool = (rows["kind"] == TaskKind.DELAY) & (rows["prefill_pool"] >= 0)
+    due = np.flatnonzero(of_pool & np.isfinite(sequences["submitted_s"]))
+    records = np.zeros(len(due), TOOL)
+    for name in ("request", "session", "op"):
+        records[name] = rows[name][due]
+    records["pool"] = rows["prefill_pool"][due]
+    for name in ("submitted_s", "scheduled_s", "finish_s", "status"):
+        records[name] = sequences[name][due]
     return records
 
 
@@ -73,13 +93,14 @@ def request_records(state: State, usd: Floats) -> Records:
     return records
 
 
-def offered(requests: Records, calls: Records) -> tuple[Records, Records]:
-    """Without the requests that a stopped run never released; calls refer to the rows that stay."""
+def offered(requests: Records, calls: Records, tools: Records) -> tuple[Records, Records, Records]:
+    """Without the requests that a stopped run never released; calls and tools refer to the rows that stay."""
     there = np.isfinite(requests["release_s"])
     place = np.cumsum(there) - 1
-    calls = calls.copy()
-    calls["request"] = place[calls["request"]]
-    return requests[there], calls
+    calls, tools = calls.copy(), tools.copy()
+    for records in (calls, tools):
+        records["request"] = place[records["request"]]
+    return requests[there], calls, tools
 
 
 def endpoint_usd(pools: Sequence[Pool], calls: Records, requests: int) -> tuple[Floats, Floats]:
@@ -119,7 +140,7 @@ def _pool(
         prompt_tokens=totals["prompt_tokens"],
         cached_tokens=totals["cached_tokens"],
         output_tokens=totals["output_tokens"],
-        iterations=totals["iteration"],
+        iterations=totals["iteration"] + totals["rests"],
         preemptions=totals["preemptions"],
         downtime_s=time.down_s,
         availability=time.availability,
@@ -131,7 +152,16 @@ def _pool(
     )
 
 
-_TOTALS = ("prompt_tokens", "cached_tokens", "output_tokens", "iteration", "preemptions", "swaps", "lost_calls")
+_TOTALS = (
+    "prompt_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "iteration",
+    "rests",
+    "preemptions",
+    "swaps",
+    "lost_calls",
+)
 
 
 def _utilisation(pool: Pool, record: Any, engines: Any, time: PoolTime, duration_s: float) -> float:

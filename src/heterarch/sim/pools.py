@@ -17,7 +17,6 @@ from heterarch.sim.tasks import TaskKind, Tasks
 from heterarch.workload.distribution import lognormal
 
 DEFAULT_BATCHED_TOKENS = 2048  # vLLM's default for a server, where a plan says nothing
-WATERMARK = 0.01  # share of the KV blocks that admission leaves free, as vLLM and Vidur do
 UNLIMITED = 1 << 60
 _LLM_ROLES = ("mixed", "prefill", "decode")
 
@@ -118,10 +117,11 @@ def draw_endpoint_latency(
     Args:
         pools: the pools that the tasks are placed on.
         tasks: changed in place.
-        rng: of the draws.
+        rng: of the draws: two per task, whichever pools there are.
         which: [n] tasks to draw for; by default all.
     """
     rows = tasks.rows
+    draws = rng.random((2, len(rows)))
     for row, pool in enumerate(pools):
         if pool.endpoint is None:
             continue
@@ -129,11 +129,11 @@ def draw_endpoint_latency(
         mine = np.flatnonzero(there if which is None else there & which)
         p50 = max(pool.endpoint.ttft_p50_s, 1e-9)
         law = lognormal(p50=p50, p95=max(pool.endpoint.ttft_p95_s, p50))
-        rows["ttft_s"][mine] = law.sample(rng, len(mine))
+        rows["ttft_s"][mine] = law.at(draws[0, mine])
         tpot_s, slow_s = pool.endpoint.tpot_p50_s, pool.endpoint.tpot_p95_s
         rows["tpot_s"][mine] = tpot_s
         if slow_s is not None and slow_s > tpot_s:
-            rows["tpot_s"][mine] = lognormal(p50=tpot_s, p95=slow_s).sample(rng, len(mine))
+            rows["tpot_s"][mine] = lognormal(p50=tpot_s, p95=slow_s).at(draws[1, mine])
 
 
 def _engines(record: Any, pool: Pool, block_tokens: int) -> None:
@@ -145,12 +145,14 @@ def _engines(record: Any, pool: Pool, block_tokens: int) -> None:
         )
     if pool.step is None:
         raise InputError(f"pool {pool.name} has no step cost", fix="plan it again, or give it `step`")
-    for name, value in pool.step.cost()._asdict().items():
-        record[name] = value
+    for phase, step in enumerate((pool.step, pool.prefill_step or pool.step, pool.decode_step or pool.step)):
+        for name, value in step.cost()._asdict().items():
+            record[name][phase] = value
     capacity = pool.kv_tokens // block_tokens
     record["engines"], record["seats"] = pool.engines, pool.concurrency
     record["budget"] = pool.max_batched_tokens or DEFAULT_BATCHED_TOKENS
-    record["capacity"], record["watermark"] = capacity, int(WATERMARK * capacity)
+    record["capacity"], record["watermark"] = capacity, int(pool.kv_headroom * capacity)
+    record["whole"] = pool.batching == "whole-prompt"
     record["kv_bytes"] = pool.kv_bytes_per_token
     record["link_bytes_per_s"] = pool.transfer_bytes_per_s or math.inf
     record["link_latency_s"] = pool.transfer_latency_s

@@ -56,7 +56,7 @@ def in_steady_state(
     while True:
         count = min(count, _MOST_SESSIONS)
         owner, offset, think = _offsets(workload, count, rng, request_s)
-        time = arrival_times(workload.arrivals, rng, count)[owner] + offset
+        time = arrival_times(workload.arrivals, rng, count, history_s)[owner] + offset
         inside = np.flatnonzero(time >= history_s)
         if len(inside) >= requests or count == _MOST_SESSIONS:
             break

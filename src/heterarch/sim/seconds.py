@@ -11,6 +11,14 @@ step_seconds = compiled(step_time_s)
 
 
 @compiled
-def cost_of(pool: Any) -> StepCost:
-    """The step cost of a pool."""
-    return StepCost(pool.fixed_s, pool.token_s, pool.bends_s, pool.pair_s, pool.context_s, pool.sequence_s)
+def cost_of(pool: Any, phase: int) -> StepCost:
+    """The step cost of a pool for one of its three phases."""
+    return StepCost(
+        pool.fixed_s[phase],
+        pool.token_s[phase],
+        pool.bends_s[phase],
+        pool.pair_s[phase],
+        pool.context_s[phase],
+        pool.sequence_s[phase],
+        pool.mixed_s[phase],
+    )

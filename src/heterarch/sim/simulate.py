@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from heterarch.errors import InputError, PolicyError, UnknownNameError
 from heterarch.ir.flat import FlatProgram
-from heterarch.plan.document import Plan
+from heterarch.plan.document import Plan, Pool
 from heterarch.plan.store import plan_sha256
 from heterarch.policy.admission import AdmissionPolicy
 from heterarch.policy.admission import admission as builtin_admission
 from heterarch.policy.base import Router
 from heterarch.policy.router import router as builtin_router
 from heterarch.report.aggregate import Records, RunFacts, build_report
+from heterarch.report.records import Labels
 from heterarch.report.schema import Report
+from heterarch.report.series import series_of
 from heterarch.report.slo import parse_slo
 from heterarch.sim import outcome
 from heterarch.sim.change import Changes
@@ -30,29 +33,36 @@ from heterarch.sim.placement import CallOps, Placement, call_ops, check_ops, mai
 from heterarch.sim.pools import check_placement, draw_endpoint_latency, link_table, pool_table
 from heterarch.sim.replay import Replay, replay_tasks
 from heterarch.sim.reuse import reuse_of
+from heterarch.sim.series import Sampled, Sampler, drive_sampled, sampled
 from heterarch.sim.state import State, new_state, set_admission
 from heterarch.sim.stores import stores_of
 from heterarch.sim.tasks import Prefixes, Tasks
 from heterarch.sim.unroll import unroll
-from heterarch.sim.uptime import undisturbed
+from heterarch.sim.uptime import PoolTime, undisturbed
+from heterarch.units import format_duration
 from heterarch.workload.profile import Workload
 from heterarch.workload.trace import Trace
 
 Cache = Literal["engine", "unbounded"]
+Tick = Callable[[State], None]
 DEFAULT_REQUESTS = 1000
 _STREAM = 2  # of the seed, for the latency of hosted APIs
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """A Report with the records that it sums up (:data:`heterarch.report.aggregate.CALL`, ``REQUEST``).
+    """A Report with the records that it sums up (:data:`heterarch.report.aggregate.CALL`, ``TOOL``, ``REQUEST``).
 
-    ``interrupted``: Ctrl-C ended it; the Report is over what had happened then.
+    ``labels``: names of the pools, ops and reasons that the records number. ``sampled``: the run over time, if it was
+    sampled. ``interrupted``: Ctrl-C ended it; the Report is over what had happened then.
     """
 
     report: Report
     calls: Records
     requests: Records
+    tools: Records
+    labels: Labels
+    sampled: Sampled | None = None
     interrupted: bool = False
 
 
@@ -92,6 +102,8 @@ def run_simulation(
     call: str = "",
     steady: bool = True,
     faults: Faults | None = None,
+    sample: bool | float = False,
+    request_s: float | None = None,
     progress: bool = False,
 ) -> Simulation:
     """Run ``plan`` in the simulator. The same arguments give the same bytes.
@@ -116,6 +128,9 @@ def run_simulation(
         steady: a workload's sessions have been arriving for ever, so that its load is there from the start;
             otherwise they begin at an empty system.
         faults: what fails and what is changed during the run.
+        sample: note queues, memory and money over time, at 200 to 400 moments, or every so many seconds.
+        request_s: nominal seconds of one request, which place the sessions that are under way at the start; by
+            default what the plan predicts. The same number for several plans gives them the same sessions.
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -129,7 +144,7 @@ def run_simulation(
         ops = _call(flat, call)
         tasks, tree = replay_tasks(source, Placement(plan, flat).call(ops), way, ops.decode)
     else:
-        tasks, tree = unroll(plan, flat, source, requests=requests, seed=seed, steady=steady)
+        tasks, tree = unroll(plan, flat, source, requests=requests, seed=seed, steady=steady, request_s=request_s)
     check_placement(tasks, plan.pools, plan.links)
     check_ops(plan, flat)
     draw_endpoint_latency(plan.pools, tasks, np.random.default_rng([seed, _STREAM]))
@@ -144,16 +159,27 @@ def run_simulation(
     set_admission(state, builtin_admission(gate, _ttft_s(plan)) if isinstance(gate, str) else None)
     if changes is not None:
         changes.begin(state)
-    limit = math.inf if until_s is None else until_s
-    most = math.inf if max_queue is None else max_queue
-    python = (None if isinstance(chosen, str) else chosen, None if isinstance(gate, str) else gate)
+    world = _World(
+        plan=plan,
+        flat=flat,
+        source=source,
+        seed=seed,
+        state=state,
+        tasks=tasks,
+        tree=tree,
+        until_s=math.inf if until_s is None else until_s,
+        max_queue=math.inf if max_queue is None else max_queue,
+        router=None if isinstance(chosen, str) else chosen,
+        admission=None if isinstance(gate, str) else gate,
+        changes=changes,
+        sampler=Sampler(state, tasks, None if sample is True else sample) if sample else None,
+    )
     try:
-        finished = _run(state, tasks, tree, limit, most, python, progress, changes)
+        finished = world.run(progress)
     except PolicyError as error:
-        error.partial = _result(plan, flat, source, seed, state, tasks, tree, False, changes, most)
+        error.partial = world.result(False)
         raise
-    stopped = not finished and float(state.clock[0]["now_s"]) < limit and waiting(state) <= most
-    return replace(_result(plan, flat, source, seed, state, tasks, tree, finished, changes, most), interrupted=stopped)
+    return world.result(finished)
 
 
 def _ttft_s(plan: Plan) -> float | None:
@@ -171,96 +197,138 @@ def _call(flat: FlatProgram, call: str) -> CallOps:
     return calls[call]
 
 
-def _run(
-    state: State,
-    tasks: Tasks,
-    tree: Prefixes,
-    until_s: float,
-    max_queue: float,
-    policies: tuple[Router | None, AdmissionPolicy | None],
-    progress: bool,
-    changes: Changes | None,
-) -> bool:
-    try:
-        with _bar(len(tasks.rows)) if progress else nullcontext(None) as tick:
-            return drive(
-                state, tasks, tree, until_s, policies[0], tick,
-                changes=changes, admission=policies[1], max_queue=max_queue,
-            )  # fmt: skip
-    except KeyboardInterrupt:  # outside of the driver, which has its own
-        return False
+@dataclass(frozen=True)
+class _World:
+    """A run: what it was made of, and the state that the core changes."""
+
+    plan: Plan
+    flat: FlatProgram
+    source: Workload | Trace
+    seed: int
+    state: State
+    tasks: Tasks
+    tree: Prefixes
+    until_s: float
+    max_queue: float
+    router: Router | None
+    admission: AdmissionPolicy | None
+    changes: Changes | None
+    sampler: Sampler | None
+
+    def run(self, progress: bool) -> bool:
+        """Run to the end; False when something stopped it before."""
+        try:
+            with _bar(len(self.tasks.rows)) if progress else nullcontext(None) as tick:
+                to = partial(self._drive, tick)
+                if self.sampler is None:
+                    return to(self.until_s)
+                return drive_sampled(self.state, self.sampler, self.until_s, to, tick)
+        except KeyboardInterrupt:  # outside of the driver, which has its own
+            return False
+
+    def _drive(self, tick: Tick | None, until_s: float) -> bool:
+        return drive(
+            self.state,
+            self.tasks,
+            self.tree,
+            until_s,
+            self.router,
+            tick,
+            changes=self.changes,
+            admission=self.admission,
+            max_queue=self.max_queue,
+        )
+
+    @property
+    def pools(self) -> Sequence[Pool]:
+        """The pools of all plans of the run."""
+        return self.plan.pools if self.changes is None else self.changes.pools
+
+    def times(self, until_s: float) -> list[PoolTime]:
+        """Engine-seconds of every pool from the first release on."""
+        begin_s = outcome.begin_s(self.state)
+        if self.changes is None:
+            return undisturbed(self.pools, until_s - begin_s)
+        return self.changes.times(begin_s, until_s)
+
+    def result(self, finished: bool) -> Simulation:
+        """What has happened."""
+        state, tasks = self.state, self.tasks
+        duration = outcome.span_s(state)
+        calls = outcome.call_records(state, tasks)
+        by_request, by_pool = outcome.endpoint_usd(self.pools, calls, len(state.requests))
+        requests = outcome.request_records(state, by_request)
+        requests["session"][tasks.rows["request"]] = tasks.rows["session"]
+        times = self.times(outcome.begin_s(state) + duration)
+        over_time = self._over_time(calls)
+        requests, calls, tools = outcome.offered(requests, calls, outcome.tool_records(state, tasks))
+        reasons = [text.format(attempts=int(state.clock[0]["most_losses"])) for text in REASONS]
+        labels = Labels([pool.name for pool in self.pools], self.flat.names, reasons)
+        pools = outcome.pool_reports(self.pools, state, times, duration, by_pool)
+        reuse = reuse_of(self.pools, state, np.arange(len(state.engines)))
+        facts = RunFacts(
+            kind="simulated",
+            agent=self.plan.agent.name,
+            workload=self.source.name,
+            plan_sha256=plan_sha256(self.plan),
+            seed=self.seed,
+            duration_s=duration,
+            usd=sum(pool.usd for pool in pools),
+            slo=self.plan.slo,
+            partial=not finished,
+            kv_transfer_bytes=outcome.sent_bytes(state),
+            block_tokens=self.tree.block_tokens,
+            blocks=int(state.clock[0]["asked_blocks"]),
+            hit_blocks=int(state.clock[0]["hit_blocks"]),
+            tiers=reuse.tiers,
+            prefill_amplification=reuse.prefill_amplification,
+            reasons=reasons,
+            overloaded=outcome.overloads(self.plan, state, tasks),
+            notes=self._notes(finished),
+            series=None if over_time is None else series_of(over_time.few, labels.pools),
+        )
+        report = build_report(facts, calls, requests, pools, outcome.op_times(self.plan, self.flat, state, tasks))
+        return Simulation(report, calls, requests, tools, labels, over_time, self._interrupted(finished))
+
+    def _over_time(self, calls: Records) -> Sampled | None:
+        if self.sampler is None:
+            return None
+        return sampled(self.pools, self.state, self.tasks, calls, self.sampler, self.times)
+
+    def _interrupted(self, finished: bool) -> bool:
+        early = float(self.state.clock[0]["now_s"]) < self.until_s
+        return not finished and early and waiting(self.state) <= self.max_queue
+
+    def _notes(self, finished: bool) -> list[str]:
+        queued, most = waiting(self.state), self.max_queue
+        notes = [] if finished else ["stopped before the end: times are over what had completed"]
+        if not finished and queued > most:
+            notes.append(
+                f"stopped because {queued:,} calls and tasks waited, more than {most:,}: the load does not drain"
+            )
+        hosted = [pool.endpoint for pool in self.plan.pools if pool.endpoint]
+        if any(pool.endpoint and not pool.kv_ttl_s for pool in self.plan.pools):
+            notes.append("a hosted API without `kv_ttl_s` is assumed to keep every prompt prefix cached")
+        if any(endpoint.tpot_p95_s is None for endpoint in hosted):
+            notes.append("a hosted API without a stated p95 of its TPOT is assumed to answer at the median")
+        if isinstance(self.source, Trace) and self.source.notes:
+            notes.extend(self.source.notes)
+        return notes
 
 
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[State], None]]:
     from rich.console import Console  # only when asked for
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
     screen = Console(stderr=True)
-    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task("simulating", total=total)
-        yield lambda state: progress.update(task, completed=total - int(state.clock[0]["open_tasks"]))
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn(compact=True), TextColumn("{task.fields[at]}"))
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        task = progress.add_task("simulating", total=total, at="")
 
+        def tick(state: State) -> None:
+            clock = state.clock[0]
+            at = f"at {format_duration(float(clock['now_s']))} of simulated time"
+            progress.update(task, completed=total - int(clock["open_tasks"]), at=at)
 
-def _result(
-    plan: Plan,
-    flat: FlatProgram,
-    source: Workload | Trace,
-    seed: int,
-    state: State,
-    tasks: Tasks,
-    tree: Prefixes,
-    finished: bool,
-    changes: Changes | None,
-    max_queue: float,
-) -> Simulation:
-    duration = outcome.span_s(state)
-    pools_of_all = plan.pools if changes is None else changes.pools
-    calls = outcome.call_records(state, tasks)
-    by_request, by_pool = outcome.endpoint_usd(pools_of_all, calls, len(state.requests))
-    requests = outcome.request_records(state, by_request)
-    requests["session"][tasks.rows["request"]] = tasks.rows["session"]
-    requests, calls = outcome.offered(requests, calls)
-    begin_s = outcome.begin_s(state)
-    times = undisturbed(plan.pools, duration) if changes is None else changes.times(begin_s, begin_s + duration)
-    pools = outcome.pool_reports(pools_of_all, state, times, duration, by_pool)
-    reuse = reuse_of(pools_of_all, state, np.arange(len(state.engines)))
-    sent = state.engines["transfer_tokens"] * state.pools["kv_bytes"][state.engines["pool"]]
-    facts = RunFacts(
-        kind="simulated",
-        agent=plan.agent.name,
-        workload=source.name,
-        plan_sha256=plan_sha256(plan),
-        seed=seed,
-        duration_s=duration,
-        usd=sum(pool.usd for pool in pools),
-        slo=plan.slo,
-        partial=not finished,
-        kv_transfer_bytes=int(sent.sum()),
-        block_tokens=tree.block_tokens,
-        blocks=int(state.clock[0]["asked_blocks"]),
-        hit_blocks=int(state.clock[0]["hit_blocks"]),
-        tiers=reuse.tiers,
-        prefill_amplification=reuse.prefill_amplification,
-        reasons=[text.format(attempts=int(state.clock[0]["most_losses"])) for text in REASONS],
-        overloaded=outcome.overloads(plan, state, tasks),
-        notes=_notes(plan, source, finished, waiting(state), max_queue),
-    )
-    report = build_report(facts, calls, requests, pools, outcome.op_times(plan, flat, state, tasks))
-    return Simulation(report, calls, requests)
-
-
-def _notes(plan: Plan, source: Workload | Trace, finished: bool, queued: int, max_queue: float) -> list[str]:
-    notes = [] if finished else ["stopped before the end: times are over what had completed"]
-    if not finished and queued > max_queue:
-        notes.append(
-            f"stopped because {queued:,} calls and tasks waited, more than {max_queue:,}: the load does not drain"
-        )
-    hosted = [pool.endpoint for pool in plan.pools if pool.endpoint]
-    if any(pool.endpoint and not pool.kv_ttl_s for pool in plan.pools):
-        notes.append("a hosted API without `kv_ttl_s` is assumed to keep every prompt prefix cached")
-    if any(endpoint.tpot_p95_s is None for endpoint in hosted):
-        notes.append("a hosted API without a stated p95 of its TPOT is assumed to answer at the median")
-    if isinstance(source, Trace) and source.notes:
-        notes.extend(source.notes)
-    return notes
+        yield tick

@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 NONE = -1
 STRANDED = -2
 MOST_TIERS = 3
+PHASES = 3  # step costs of a pool: iterations of prompts and decodes, of prompts only, of decodes only
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
 
 
@@ -102,8 +103,8 @@ POOL = np.dtype(
         ("calls_due_s", np.float64),
         ("token_interval_s", np.float64),
         ("tokens_due_s", np.float64),
-        *((name, np.float64) for name in StepCost._fields if name != "bends_s"),
-        ("bends_s", np.float64, (len(KNOTS),)),
+        *((name, np.float64, (PHASES,)) for name in StepCost._fields if name != "bends_s"),
+        ("bends_s", np.float64, (PHASES, len(KNOTS))),
         ("stranded", np.int64),  # calls that wait for an engine to come up
         ("stranded_tail", np.int64),
         ("coming", np.int64),  # engines that are going to come up
@@ -116,6 +117,7 @@ POOL = np.dtype(
         ("held_head", np.int64),  # calls that the admission policy lets wait
         ("held_tail", np.int64),
         ("asking", np.int64),  # ADMIT is due
+        ("whole", np.int64),  # prompts are computed whole, before the decodes
         ("ttl_s", np.float64),  # of cached KV, 0 for ever
         ("tiers", np.int64),  # stores below each engine
         ("swap", np.int64),
@@ -169,6 +171,9 @@ ENGINE = np.dtype(
         ("receive_left", np.float64),  # bytes/s not given to anyone yet, while rates are shared out
         ("receives", np.int64),
         ("sender", np.int64),  # row of the k-th engine that sends, k being this row
+        ("computing", np.int64),  # prompt tokens of the iteration under way
+        ("rest", np.int64),  # iterations in a row, this one included, in which the decodes make way for whole prompts
+        ("rests", np.int64),  # such iterations; ``iteration`` does not count them
         ("loaded", np.int64),  # sequences at the front of its queue whose KV has come from a tier
         ("stall_s", np.float64),  # the next iteration waits for a swap
         ("swaps", np.int64),

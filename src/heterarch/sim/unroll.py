@@ -92,6 +92,7 @@ def unroll(
     requests: int,
     seed: int = 0,
     steady: bool = False,
+    request_s: float | None = None,
 ) -> tuple[Tasks, Prefixes]:
     """The tasks of ``requests`` requests of a workload.
 
@@ -102,6 +103,7 @@ def unroll(
         requests: how many, at least 1.
         seed: of all draws.
         steady: sessions have been arriving for ever (:func:`heterarch.sim.schedule.in_steady_state`).
+        request_s: nominal seconds of one request for that; by default what the plan predicts.
 
     Raises:
         InputError: an op without a statistic, a call without a pool, or fewer than one request.
@@ -111,7 +113,8 @@ def unroll(
     walk = Unroller(plan, flat, workload, np.random.default_rng(seed))
     rng = np.random.default_rng([seed, 1])
     if steady:
-        sessions = in_steady_state(workload, requests, rng, plan.predictions.e2e_s.get("mean", 0.0))
+        nominal_s = plan.predictions.e2e_s.get("mean", 0.0) if request_s is None else request_s
+        sessions = in_steady_state(workload, requests, rng, nominal_s)
     else:
         sessions = from_empty(workload, requests, rng)
     for number, session in enumerate(sessions):

@@ -78,9 +78,13 @@ class Distribution:
             return 1.0
         return float(np.interp(value, self.values, self.probabilities))
 
+    def at(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The quantiles at ``probabilities``."""
+        return np.interp(probabilities, self.probabilities, self.values)
+
     def sample(self, rng: np.random.Generator, size: int) -> NDArray[np.float64]:
         """``size`` independent draws, by inversion."""
-        return np.interp(rng.random(size), self.probabilities, self.values)
+        return self.at(rng.random(size))
 
     def scaled(self, factor: float) -> Distribution:
         """The distribution of ``factor`` times the quantity."""

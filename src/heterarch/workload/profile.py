@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -13,7 +13,7 @@ from heterarch.errors import InputError, UnknownNameError
 from heterarch.workload.distribution import Distribution, constant
 from heterarch.workload.fields import DistributionField
 
-Process = Literal["poisson", "gamma", "deterministic", "trace"]
+Process = Literal["poisson", "gamma", "deterministic", "modulated", "diurnal", "trace"]
 _PACKAGED = Path(str(files("heterarch.workload"))) / "data"
 _NONE = constant(0.0)
 _ONE = constant(1.0)
@@ -23,16 +23,29 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ArrivalState(_Part):
+    """One state of process ``modulated``: its rate relative to the others', and the mean seconds that it lasts."""
+
+    rate: float = Field(ge=0, allow_inf_nan=False)
+    mean_s: float = Field(gt=0, allow_inf_nan=False)
+
+
 class Arrivals(_Part):
     """How sessions arrive: a process of mean rate ``rate_per_s`` sessions per second.
 
-    ``cv``: coefficient of variation of the time between arrivals, of ``gamma`` only. ``trace``: the file of recorded
-    calls whose arrivals, stretched to the rate, are those of process ``trace``.
+    ``cv``: coefficient of variation of the time between arrivals, of ``gamma`` only. ``states``: of ``modulated``, a
+    Poisson process whose rate jumps between two or more states. ``profile``: of ``diurnal``, relative rates of equal
+    parts of a day (24 of them are hours), which repeat every ``period_s``; the run begins ``start_s`` into the day.
+    ``trace``: the file of recorded calls whose arrivals, stretched to the rate, are those of process ``trace``.
     """
 
     process: Process = "poisson"
     rate_per_s: float = Field(gt=0, allow_inf_nan=False)
     cv: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    states: tuple[ArrivalState, ...] = ()
+    profile: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = ()
+    period_s: float = Field(default=86400.0, gt=0, allow_inf_nan=False)
+    start_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     trace: str = ""
 
     @model_validator(mode="after")
@@ -41,6 +54,15 @@ class Arrivals(_Part):
             raise ValueError("the process trace, and no other, names a file in `trace`")
         if self.cv != 1.0 and self.process != "gamma":
             raise ValueError("cv is of the process gamma; the others have their own")
+        if (self.process == "modulated") != bool(self.states) or len(self.states) == 1:
+            raise ValueError("the process modulated, and no other, has two `states` or more")
+        if (self.process == "diurnal") != bool(self.profile) or len(self.profile) == 1:
+            raise ValueError("the process diurnal, and no other, has a `profile` of two relative rates or more")
+        if self.process != "diurnal" and (self.period_s, self.start_s) != (86400.0, 0.0):
+            raise ValueError("period_s and start_s are of the process diurnal")
+        rates = [*(state.rate for state in self.states), *self.profile]
+        if rates and not max(rates) > 0:
+            raise ValueError("one of the relative rates must be above 0")
         return self
 
 
@@ -97,7 +119,10 @@ class Workload(_Part):
 
     def at_rate(self, rate_per_s: float) -> Workload:
         """The same workload with ``rate_per_s`` sessions per second."""
-        arrivals = Arrivals(**{**self.arrivals.model_dump(), "rate_per_s": rate_per_s})
+        return self.arriving(Arrivals(**{**self.arrivals.model_dump(), "rate_per_s": rate_per_s}))
+
+    def arriving(self, arrivals: Arrivals) -> Workload:
+        """The same workload whose sessions arrive otherwise."""
         return self.model_copy(update={"arrivals": arrivals})
 
     def tool(self, name: str) -> Distribution:

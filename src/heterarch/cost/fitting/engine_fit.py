@@ -74,6 +74,7 @@ class EngineFit(BaseModel):
             pair_s=self.attention * cost.pair_s,
             context_s=self.attention * cost.context_s,
             sequence_s=self.attention * cost.sequence_s,
+            mixed_s=self.attention * cost.mixed_s,
         )
 
 

@@ -158,4 +158,5 @@ DECODE = Family(
     decode_work,
     ((1.5, 4.0, 2.0, 0.5),),
     compute="bf16",
+    uncached=float(np.log2(LARGE)),
 )

@@ -77,6 +77,7 @@ class Family:
     compute: str = ""  # the format that multiplies whatever the format of the data
     peak: float = 0.0  # what its FLOP are counted against; 0: the device's peak
     single: bool = True  # whether an op is one kernel, which alone never takes long on the device
+    uncached: float = 0.0  # of the first axis: from here on no cache holds what a kernel reads
 
     def __post_init__(self) -> None:
         assert all(len(self.axes) == len(one) for one in (self.scales, *self.lengths)), self.name

@@ -186,7 +186,8 @@ def _requests(columns: Columns) -> Requests:
     first = (
         columns.seconds("first_token") if columns.has_seconds("first_token") else submitted + columns.seconds("ttft")
     )
-    done = columns.numbers("status") == Status.COMPLETED if "status" in columns else np.ones(count, dtype=bool)
+    completed = (Status.COMPLETED.name.lower(), f"{Status.COMPLETED:d}", f"{Status.COMPLETED:.1f}")
+    done = np.array([status in completed for status in columns.texts("status", completed[0])])
     finish = np.where(done, _finish(columns, submitted, first, output), np.nan)
     cached = columns.numbers("cached_tokens", default=0.0) if "cached_tokens" in columns else np.zeros(count)
     names = [" ".join(key) for key in zip(columns.texts("decode_pool"), columns.texts("decode_engine"), strict=True)]
