@@ -21,13 +21,22 @@ QUICK = {
     "sim_speed": ["--repeats", "1"],
     "splitwise_study": ["--quick"],
     "vllm_fidelity": [],
+    "kv_ttl": [],
     "fit_profiles": [],
     "e2e_accuracy": [],
     "op_accuracy": [],
     "ship_calibration": [],
     "cost_speed": ["--points", "10000"],
 }
-NEED_DATA = ("splitwise_study", "vllm_fidelity", "fit_profiles", "e2e_accuracy", "op_accuracy", "ship_calibration")
+NEED_DATA = (
+    "splitwise_study",
+    "vllm_fidelity",
+    "kv_ttl",
+    "fit_profiles",
+    "e2e_accuracy",
+    "op_accuracy",
+    "ship_calibration",
+)
 Tree = dict[str, Any]
 
 

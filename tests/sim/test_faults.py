@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from heterarch.errors import InputError, UnknownNameError
+from heterarch.plan.document import TierPart
 from heterarch.report.aggregate import Status
 from heterarch.sim import run_simulation
 from heterarch.sim.change import Changes
@@ -27,7 +29,8 @@ from heterarch.sim.faults import (
 )
 from heterarch.sim.pools import pool_table
 from heterarch.sim.spot import engine_levels
-from heterarch.sim.state import new_state
+from heterarch.sim.state import Load, new_state
+from heterarch.sim.stores import stores_of
 from heterarch.sim.tasks import no_prefixes, prefixes
 from heterarch.workload.distribution import constant
 
@@ -55,7 +58,8 @@ def disturbed(pools, work, *changes, tree=None, router="least-pending-tokens", u
     tree = tree or no_prefixes()
     agenda = Changes(plan_of(pools), one_call(), Faults(changes=list(changes), **settings), work)
     name = router if isinstance(router, str) else None
-    state = new_state(pool_table(agenda.reserved, name, tree.block_tokens), work, tree, False)
+    stores = stores_of(agenda.reserved, tree.block_tokens)
+    state = new_state(pool_table(agenda.reserved, name, tree.block_tokens), work, tree, False, stores=stores)
     agenda.begin(state)
     drive(state, work, tree, until_s, None if name else router, changes=agenda)
     return state, agenda
@@ -81,6 +85,24 @@ def assert_blocks_add_up(state):
             assert not state.crossing[row].any()
 
 
+def assert_stores_add_up(state):
+    """Free, cached and swapped blocks of a store are its capacity; nobody is swapped out when all has ended."""
+    size = state.crossing.shape[1]
+    there = np.isin(state.sequences["tier"], (Load.SWAPPED, Load.RETURNING))
+    swapped = state.sequences[there]
+    where = state.engines["stores"][swapped["engine"], 0]
+    for row, store in enumerate(state.stores):
+        nodes = state.nodes[store["row"]]
+        used = int((-(-swapped["need"][where == row] // size)).sum())
+        assert min(store["free"], store["idle"]) >= 0
+        assert store["free"] + store["idle"] + used == store["capacity"]
+        assert nodes["resident"].sum() == store["idle"]
+        assert (nodes["refs"] == 0).all()
+    if (state.sequences["status"] != 0).all():
+        assert not state.sequences["tier"].any()
+        assert not state.engines["loaded"].any()
+
+
 def grown(state, row):
     """Blocks that decodes took since they began, the iteration under way included."""
     engine, size = state.engines[row], state.crossing.shape[1]
@@ -98,7 +120,7 @@ def test_a_crash_loses_the_iteration_and_the_kv_but_not_what_was_generated():
     # tokens at 1, 2, 3; the iteration under way is lost; back at 7.5; the prompt and 3 tokens give the 4th token at 8.5
     assert call["first_s"] == 1.0
     assert call["finish_s"] == 8.5 + 6
-    assert call["restarts"] == state.losses[0] == 1
+    assert call["restarts"] == state.sequences["losses"][0] == 1
     assert call["status"] == Status.COMPLETED
     assert state.engines["lost_calls"].tolist() == [1]
     assert state.engines["busy_s"][0] == 3.5 + 7
@@ -167,7 +189,7 @@ def test_a_server_takes_all_its_engines():
         [mixed(engines=4, engines_per_server=2, start_s=4.0)], calls_of([20] * 4, [10] * 4),
         ServerCrash(at_s=2.5, pool="llm", server=1),
     )  # fmt: skip
-    assert state.losses.tolist() == [0, 0, 1, 1]
+    assert state.sequences["losses"].tolist() == [0, 0, 1, 1]
     assert sorted(state.sequences["engine"].tolist()) == [0, 0, 1, 1]
     time = agenda.times(0.0, 10.0)[0]
     assert (time.up_s, time.down_s, time.lost) == (32.0, 8.0, 2)
@@ -200,7 +222,7 @@ def test_kv_on_its_way_to_a_dead_engine_is_sent_again():
     call = state.sequences[0]
     assert call["engine"] == 2
     assert call["arrived_s"] == pytest.approx(2.0 + 1.92 + 0.25)  # all of it again
-    assert state.losses[0] == 0
+    assert state.sequences["losses"][0] == 0
     assert_blocks_add_up(state)
 
 
@@ -208,7 +230,7 @@ def test_kv_on_its_way_from_a_dead_engine_is_computed_where_it_was_to_go():
     state, _ = disturbed(apart(), split([96], [10]), EngineCrash(at_s=2.0, pool="p", restarts=False))
     call = state.sequences[0]
     assert call["finish_s"] == 2.0 + 9
-    assert state.losses[0] == 1
+    assert state.sequences["losses"][0] == 1
     assert state.engines["output_tokens"].tolist() == [1, 9]
     assert_blocks_add_up(state)
 
@@ -236,7 +258,7 @@ def test_a_call_waits_for_a_decode_engine_with_its_kv():
 def test_kv_waits_for_a_lost_link_and_goes_on(to):
     state, _ = disturbed(apart(), split([96, 96], [10, 10], [0.0, 5.0]), LinkLoss(at_s=2.0, pool="p", to=to, for_s=20))
     assert state.sequences["arrived_s"] == pytest.approx([22 + 0.92 + 0.25, 22 + 0.92 + 1.92 + 0.25])
-    assert (state.losses == 0).all()
+    assert (state.sequences["losses"] == 0).all()
     assert_blocks_add_up(state)
 
 
@@ -263,7 +285,7 @@ def test_fewer_engines_end_what_they_have():
     state, agenda = disturbed([mixed(engines=2)], work, Scale(at_s=3.5, pool="llm", engines=-1))
     assert state.sequences["engine"].tolist() == [0, 1, 0, 0]
     assert state.sequences["finish_s"][1] == 10.0
-    assert (state.losses == 0).all()
+    assert (state.sequences["losses"] == 0).all()
     assert agenda.times(0.0, 15.0)[0].paid_s == 15 + 10
 
 
@@ -276,7 +298,7 @@ def test_spot_engines_drain_after_notice_and_come_back():
     work = calls_of([20] * 5, [50] * 5, [60.0, 60.0, 75.0, 215.0, 215.0])
     state, agenda = disturbed([mixed(engines=2, start_s=10.0)], work, spot)
     # the call of 60 s on the engine that goes is lost at 100; that of 75 s stays away from it; back at 210
-    assert state.losses.sum() == 1
+    assert state.sequences["losses"].sum() == 1
     assert state.sequences["engine"].tolist() == [0, 0, 0, 0, 1]
     time = agenda.times(0.0, 300.0)[0]
     assert (time.up_s, time.down_s, time.paid_s) == (600 - 110, 110, 500)
@@ -420,17 +442,25 @@ def test_random_faults_have_the_rates_asked_for():
     assert sum(isinstance(c, ServerCrash) for c in found) == pytest.approx(52 * 100_000 / 1e4, rel=0.2)
 
 
+def calls(output_tokens, **changes):
+    return replace(trace(40, **changes), output_tokens=np.full(40, output_tokens))
+
+
 def random_world(seed):
     """A plan, a program and a source: mixed or apart, open or closed, agents with tools and sessions."""
     rng = np.random.default_rng([seed, 9])
     start = float(rng.choice([0.0, 1.0, 20.0]))
     size = {"start_s": start, "engines_per_server": int(rng.integers(1, 3)), "kv_tokens": int(rng.choice([640, 6400]))}
+    long = 5
+    if seed % 16 < 4:
+        size |= below(rng)
+        long = 40
     kind = seed % 4
     if kind == 0:
-        return plan_of([mixed(engines=3, **size)], placed("ask")), one_call(), trace(40)
+        return plan_of([mixed(engines=3, **size)], placed("ask")), one_call(), calls(long)
     if kind == 1:
         plan = plan_of(apart(2, 2, **size), placed("ask", pool="p", decode="d"))
-        return plan, one_call(), trace(40, per_session=int(rng.integers(1, 4)))
+        return plan, one_call(), calls(long, per_session=int(rng.integers(1, 4)))
     work = workload(requests_per_session=constant(2), think_s=constant(3.0))
     size["kv_tokens"] *= 2
     where = {"shell": "tools"}
@@ -442,6 +472,17 @@ def random_world(seed):
         )
     pools = [*apart(2, 2, **size), tools(servers=2)]
     return plan_of(pools, placed("step", pool="p", decode="d") | where), agent_loop(3).build(), work
+
+
+def below(rng):
+    """Tiers, shared by whom chance says, a TTL perhaps, and swaps."""
+    rates = {"read_bytes_per_s": 1e6, "write_bytes_per_s": 5e5, "latency_s": 0.2}
+    tiers = [
+        TierPart(name=name, kv_tokens=tokens, shared=str(rng.choice(["engine", "server", "pool"])), **rates)
+        for name, tokens in (("host", int(rng.choice([320, 3200]))), ("remote", 16_000))
+    ]
+    return {"kv_tiers": tiers, "kv_ttl_s": [None, 8.0][int(rng.integers(0, 2))], "preemption": "swap", "model": "m",
+            "kv_tokens": int(rng.choice([320, 640]))}  # fmt: skip
 
 
 def random_schedule(seed, plan):
@@ -490,6 +531,7 @@ def check_random(seed, monkeypatch):
         assert (states[0].pools["stranded"] < 0).all()
         assert states[0].clock["events"][0] == 0
     assert_blocks_add_up(states[0])
+    assert_stores_add_up(states[0])
     ended = done.calls[done.calls["status"] == Status.COMPLETED]
     assert (ended["finish_s"] >= ended["first_token_s"]).all()
     for pool in done.report.pools:
@@ -502,6 +544,13 @@ def same_twice(seed, monkeypatch):
     one, two = check_random(seed, monkeypatch), check_random(seed, monkeypatch)
     assert one.report == two.report
     assert one.calls.tobytes() == two.calls.tobytes()
+
+
+def test_random_worlds_swap_and_load_while_engines_die(monkeypatch):
+    done = [check_random(16 * k + kind, monkeypatch).report for k in range(6) for kind in range(4)]
+    pools = [pool for report in done for pool in report.pools]
+    assert sum(pool.swaps for pool in pools) > 0
+    assert sum(tier.read_bytes for pool in pools for tier in pool.tiers if pool.engines_lost) > 0
 
 
 def test_random_schedules_lose_nothing(monkeypatch):

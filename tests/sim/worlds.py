@@ -24,6 +24,7 @@ from heterarch.policy.admission import admission as builtin_admission
 from heterarch.sim.drive import drive
 from heterarch.sim.pools import link_table, pool_table
 from heterarch.sim.state import State, new_state, set_admission
+from heterarch.sim.stores import stores_of
 from heterarch.sim.tasks import Prefixes, Tasks, no_prefixes, tasks
 from heterarch.workload.distribution import Distribution, constant
 
@@ -99,7 +100,9 @@ def run(
     tree = tree or no_prefixes()
     name = router if isinstance(router, str) else None
     records = pool_table(pools, name, tree.block_tokens)
-    state = new_state(records, work, tree, unbounded, link_table(records, pools, links))
+    state = new_state(
+        records, work, tree, unbounded, link_table(records, pools, links), stores_of(pools, tree.block_tokens)
+    )
     builtin = builtin_admission(admission) if isinstance(admission, str) else None
     set_admission(state, builtin)
     drive(

@@ -103,6 +103,22 @@ class LocalPart(_Part):
     urls: list[str] = []
 
 
+class TierPart(_Part):
+    """A tier of KV below the device: capacity per store in tokens, rates of a store per direction, seconds per read.
+
+    ``shared``: who has a store in common: each engine its own, those of a server, or all of the pool (and of other
+    pools of the same model which name the same tier). ``ttl_s``: what is unused for longer is gone (None or 0: kept).
+    """
+
+    name: Literal["host", "disk", "remote"]
+    kv_tokens: int = Field(gt=0)
+    read_bytes_per_s: float = Field(gt=0)
+    write_bytes_per_s: float = Field(gt=0)
+    latency_s: float = Field(default=0.0, ge=0)
+    shared: Literal["engine", "server", "pool"] = "engine"
+    ttl_s: float | None = Field(default=None, ge=0)
+
+
 class SpeculationPart(_Part):
     """Speculative decoding: ``draft_tokens`` drafted per pass in ``draft_s`` seconds, ``tokens_per_step`` kept of them
     and the pass's own token together, on average."""
@@ -137,12 +153,15 @@ class Pool(_Part):
     ``concurrency``: most sequences an engine runs at once (for a tool pool: most tasks at once per engine).
     ``context_tokens``: most tokens of one sequence, prompt and answer; longer chats are compacted (0: no limit).
     ``kv_tokens``: KV capacity per engine; ``kv_headroom``: share of it that admission leaves free for sequences that
-    grow (0.01 in Vidur and in vLLM's first scheduler; 0 in its second, V1). ``usd_per_engine_h`` under the plan's
-    accounting. ``start_s``: seconds from the order of an engine to its first iteration. ``engines_per_server``:
-    engines that fail together. ``transfer_layers``: parts in which KV leaves while the prefill computes (1: all of it
-    afterwards). ``batching``: prompts are cut to the tokens of an iteration and wait for decodes (chunked), or are
-    computed whole and before the decodes. ``prefill_step``, ``decode_step``: step costs of iterations of only that,
-    where they were measured apart; by default ``step``.
+    grow (0.01 in Vidur and in vLLM's first scheduler; 0 in its second, V1). ``kv_ttl_s``: cached KV unused for longer
+    is gone, on engines and at a hosted API (None or 0: kept). ``kv_tiers``: stores of KV below the device, fastest
+    first. ``preemption``: what a decoding sequence without memory does: ``recompute`` its KV later, or ``swap`` it to
+    the first tier, which must be the host. ``usd_per_engine_h`` under the plan's accounting. ``start_s``: seconds from
+    the order of an engine to its first iteration. ``engines_per_server``: engines that fail together.
+    ``transfer_layers``: parts in which KV leaves while the prefill computes (1: all of it afterwards). ``batching``:
+    prompts are cut to the tokens of an iteration and wait for decodes (chunked), or are computed whole and before the
+    decodes. ``prefill_step``, ``decode_step``: step costs of iterations of only that, where they were measured apart;
+    by default ``step``.
     """
 
     name: str
@@ -175,6 +194,9 @@ class Pool(_Part):
     batching: Literal["chunked", "whole-prompt"] = "chunked"
     endpoint: EndpointPart | None = None
     local: LocalPart | None = None
+    kv_ttl_s: float | None = Field(default=None, ge=0)
+    kv_tiers: list[TierPart] = Field(default=[], max_length=3)
+    preemption: Literal["recompute", "swap"] = "recompute"
 
 
 class OpPrediction(_Part):

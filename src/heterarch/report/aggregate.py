@@ -29,6 +29,7 @@ from heterarch.report.schema import (
     Report,
     Series,
     Summary,
+    TierReport,
     Verdict,
 )
 from heterarch.report.slo import SLO, parse_slo
@@ -129,6 +130,8 @@ class RunFacts:
     block_tokens: int = 0
     blocks: int = 0
     hit_blocks: int = 0
+    tiers: Sequence[TierReport] = ()
+    prefill_amplification: float | None = None
     reasons: Sequence[str] = ()
     overloaded: Sequence[Overload] = ()
     notes: Sequence[str] = ()
@@ -282,6 +285,8 @@ def _cache(facts: RunFacts) -> CacheReport:
         blocks=facts.blocks,
         hit_blocks=facts.hit_blocks,
         block_hit_rate=rate,
+        tiers=list(facts.tiers),
+        prefill_amplification=facts.prefill_amplification,
     )
 
 

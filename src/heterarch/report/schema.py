@@ -34,11 +34,24 @@ class Counts(_Part):
     unfinished: int = 0
 
 
+class TierReport(_Part):
+    """KV found on one tier: prompt tokens, their share of all prompt tokens, and bytes moved from and to the device."""
+
+    name: str
+    hit_tokens: int
+    hit_rate: float
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
 class PoolReport(_Part):
     """One pool: busy share of the time that its engines served, what its cache did, and what it lost.
 
     ``downtime_s``: engine-seconds from an engine's loss until it, or the next in its place, serves. ``availability``:
     share of the wanted engine-seconds that served. ``restarts``: calls that began again because an engine was lost.
+    ``preemptions`` of decodes for want of memory, ``swaps`` of them to the host. ``prefill_amplification``: prompt
+    tokens computed over those that a cache which never forgets would have computed; None for engines without tiers
+    or TTL, where it is not counted.
     """
 
     name: str
@@ -56,6 +69,9 @@ class PoolReport(_Part):
     availability: float = 1.0
     engines_lost: int = 0
     restarts: int = 0
+    swaps: int = 0
+    tiers: list[TierReport] = []
+    prefill_amplification: float | None = None
 
 
 class OpReport(_Part):
@@ -71,12 +87,14 @@ class OpReport(_Part):
 
 
 class CacheReport(_Part):
-    """Prefix reuse. ``block_hit_rate`` = blocks found at lookup / prompt blocks."""
+    """Prefix reuse. ``block_hit_rate`` = blocks found on any tier / prompt blocks; the rest as :class:`PoolReport`."""
 
     block_tokens: int
     blocks: int
     hit_blocks: int
     block_hit_rate: float
+    tiers: list[TierReport] = []
+    prefill_amplification: float | None = None
 
 
 class Verdict(_Part):

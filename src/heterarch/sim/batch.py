@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from heterarch.cost.step import StepCost, step_time_s
 from heterarch.sim.cache import append_run, cover, hold, idle_on_path, keep_all, lookup, release, take
 from heterarch.sim.compiled import compiled, inlined
 from heterarch.sim.heap import drop_finish, push_finish
+from heterarch.sim.seconds import cost_of, step_seconds
 from heterarch.sim.speculate import draft_seconds, kept_tokens, token_limit
+from heterarch.sim.state import Load
+from heterarch.sim.tiers import begin_load, drop_expired, loads, note_use, set_aside, swap_out
 
-step_seconds = compiled(step_time_s)
+NO_LOAD, LOADED, SWAPPED = int(Load.NONE), int(Load.LOADED), int(Load.SWAPPED)
 
 #: iterations in a row that decodes make way for whole prompts, as `max_preemptions` of splitwise-sim's start states
 MOST_RESTS = 4
@@ -50,13 +52,30 @@ def enqueue(s: Any, t: Any, tree: Any, e: int, task: int, front: bool) -> None:
         sequence.owed = sequence.need - min(found, sequence.need - 1)
         engine.unprefilled += sequence.owed
     engine.queued += 1
-    sequence.next = engine.head if front else -1
-    if engine.head < 0:
+    sequence.next = -1
+    if front:
+        to_front(s, e, task)
+    elif engine.head < 0:
         engine.head = engine.tail = task
-    elif front:
-        engine.head = task
     else:
         s.sequences[engine.tail].next = task
+        engine.tail = task
+
+
+@compiled
+def to_front(s: Any, e: int, task: int) -> None:
+    """Link ``task`` in behind those at the front of the queue whose KV has come from a tier."""
+    engine = s.engines[e]
+    engine.still = 0
+    before, after = -1, engine.head
+    for _ in range(engine.loaded):
+        before, after = after, s.sequences[after].next
+    s.sequences[task].next = after
+    if before >= 0:
+        s.sequences[before].next = task
+    else:
+        engine.head = task
+    if after < 0:
         engine.tail = task
 
 
@@ -67,6 +86,9 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     pool = s.pools[engine.pool]
     _seat_transferred(s, t, tree, e, now_s)
     _grow(s, t, tree, e)
+    if engine.stall_s > 0.0:
+        now_s += engine.stall_s
+        engine.stall_s = 0.0
     first = 0 if pool.whole and engine.rest < MOST_RESTS else engine.decodes
     tokens, pairs = first, 0.0
     limit = token_limit(pool, first)
@@ -78,6 +100,8 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
                 break
             if not _admit(s, t, tree, e, task, now_s):
                 break
+            if loads(s, task):
+                continue
             engine.partial = task
         sequence = s.sequences[task]
         chunk = sequence.need - sequence.done
@@ -101,20 +125,6 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
         context_s = context_s / kept_tokens(pool, decodes) * (engine.context if decodes > 0 else 0)
         engine.end_s = now_s + (others_s + context_s) * engine.slowness
     return bool(tokens > 0)
-
-
-@compiled
-def cost_of(pool: Any, phase: int) -> StepCost:
-    """The step cost of a pool for one of its three phases."""
-    return StepCost(
-        pool.fixed_s[phase],
-        pool.token_s[phase],
-        pool.bends_s[phase],
-        pool.pair_s[phase],
-        pool.context_s[phase],
-        pool.sequence_s[phase],
-        pool.mixed_s[phase],
-    )
 
 
 @compiled
@@ -279,6 +289,8 @@ def free_blocks(s: Any, t: Any, tree: Any, e: int, task: int, keep_answer: bool)
     if cache >= 0 and s.clock[0].unbounded:
         keep_all(tree, s.nodes[cache], leaf_out)
     elif sequence.locked >= 0:
+        if s.pools[engine.pool].ttl_s > 0.0 or s.pools[engine.pool].tiers > 0:
+            note_use(s, t, tree, e, task, leaf_out, keep_answer or sequence.done >= sequence.need)
         if leaf_out >= 0:
             engine.free -= append_run(tree, s.nodes[cache], engine, sequence.locked, leaf_out)
         release(tree, s.nodes[cache], engine, sequence.locked)
@@ -319,7 +331,8 @@ def _grow(s: Any, t: Any, tree: Any, e: int) -> None:
 @compiled
 def _preempt(s: Any, t: Any, tree: Any, e: int, task: int) -> None:
     engine, sequence = s.engines[e], s.sequences[task]
-    if task == engine.partial:
+    decoding = task != engine.partial
+    if not decoding:
         engine.partial = -1
         engine.unprefilled -= sequence.owed
     else:
@@ -329,10 +342,11 @@ def _preempt(s: Any, t: Any, tree: Any, e: int, task: int) -> None:
                 engine.finishes = drop_finish(s.finishes[e], engine.finishes, row)
                 break
     leave(s, t, tree, e, task)
+    swapped = decoding and s.pools[engine.pool].swap != 0 and swap_out(s, tree, e, task)
     free_blocks(s, t, tree, e, task, False)
     sequence.owed = 0
     sequence.done = 0
-    sequence.restarts += 1
+    sequence.restarts += 0 if swapped else 1
     engine.preemptions += 1
     enqueue(s, t, tree, e, task, True)
 
@@ -353,12 +367,20 @@ def _admit(s: Any, t: Any, tree: Any, e: int, task: int, now_s: float) -> bool:
     engine, sequence = s.engines[e], s.sequences[task]
     if engine.running >= s.pools[engine.pool].seats:
         return False
+    if sequence.tier == LOADED:
+        sequence.tier = NO_LOAD
+        engine.loaded -= 1
+        _seat(s, e, task)
+        return True
     leaf = t.rows[task].node if engine.cache >= 0 else -1
+    if s.pools[engine.pool].ttl_s > 0.0:
+        drop_expired(s, e, now_s)
     found = lookup(tree, s.nodes[engine.cache], leaf) if leaf >= 0 else 0
     shared = tree.runs[leaf].end if leaf >= 0 else 0
     unbounded = s.clock[0].unbounded != 0
     wanted = max(blocks_of(tree, sequence.need), shared) - (shared if unbounded else found)
-    if not _fits(s, tree, e, -1 if unbounded else leaf, wanted):
+    coming = blocks_of(tree, sequence.need + 1) - blocks_of(tree, sequence.need) if sequence.tier == SWAPPED else 0
+    if not _fits(s, tree, e, -1 if unbounded else leaf, wanted + coming):
         return False
     if leaf >= 0 and not unbounded:
         hold(tree, s.nodes[engine.cache], engine, leaf)
@@ -369,15 +391,20 @@ def _admit(s: Any, t: Any, tree: Any, e: int, task: int, now_s: float) -> bool:
         engine.free -= wanted
     sequence.held = wanted
     sequence.covered = found
-    _count_hits(s, tree, e, task, found, shared, now_s)
+    if s.pools[engine.pool].tiers > 0:
+        found = begin_load(s, t, tree, e, task, found, now_s)
+    _count_hits(s, t, tree, e, task, found, shared, now_s)
     if unbounded and leaf >= 0:
         keep_all(tree, s.nodes[engine.cache], leaf)
-    _dequeue(s, e, task)
+    if loads(s, task):
+        set_aside(s, e)
+    else:
+        _seat(s, e, task)
     return True
 
 
 @compiled
-def _count_hits(s: Any, tree: Any, e: int, task: int, found: int, shared: int, now_s: float) -> None:
+def _count_hits(s: Any, t: Any, tree: Any, e: int, task: int, found: int, shared: int, now_s: float) -> None:
     engine, sequence = s.engines[e], s.sequences[task]
     cached = min(found * tree.block_tokens, sequence.need - 1)  # the last token is always computed
     sequence.done = cached
@@ -388,12 +415,17 @@ def _count_hits(s: Any, tree: Any, e: int, task: int, found: int, shared: int, n
         s.clock[0].hit_blocks += found
         engine.prompt_tokens += sequence.need
         engine.cached_tokens += cached
+        if s.pools[engine.pool].seen >= 0:
+            seen = s.nodes[s.pools[engine.pool].seen]
+            known = lookup(tree, seen, t.rows[task].node) * tree.block_tokens
+            keep_all(tree, seen, t.rows[task].node)
+            engine.fresh_tokens += sequence.need - min(known, sequence.need - 1)
     engine.unprefilled += sequence.need - cached - sequence.owed
     sequence.owed = sequence.need - cached
 
 
 @compiled
-def _dequeue(s: Any, e: int, task: int) -> None:
+def _seat(s: Any, e: int, task: int) -> None:
     """The head of the queue takes a seat."""
     engine, sequence = s.engines[e], s.sequences[task]
     engine.head = sequence.next
@@ -416,6 +448,7 @@ def _compute(s: Any, t: Any, tree: Any, e: int, task: int, chunk: int) -> None:
     """Prefill ``chunk`` more tokens of the partial sequence; its blocks enter the tree as they are scheduled."""
     engine, sequence = s.engines[e], s.sequences[task]
     sequence.done += chunk
+    engine.computed_tokens += chunk
     sequence.owed -= chunk
     engine.unprefilled -= chunk
     finished = sequence.done >= sequence.need
@@ -439,13 +472,15 @@ def _compute(s: Any, t: Any, tree: Any, e: int, task: int, chunk: int) -> None:
 
 @inlined
 def _seat_transferred(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
-    """Admit waiting sequences whose KV has come from a prefill engine: they decode at once."""
+    """Admit waiting sequences whose KV has come from a prefill engine or the host: they decode at once."""
     engine = s.engines[e]
     while engine.head >= 0 and s.sequences[engine.head].transferred:
         task = engine.head
         if not _admit(s, t, tree, e, task, now_s):
             break
         sequence = s.sequences[task]
+        if loads(s, task):
+            continue
         engine.unprefilled -= sequence.owed
         sequence.owed = 0
         sequence.done = sequence.need

@@ -113,6 +113,26 @@ def append_run(tree: Any, row: Any, engine: Any, leaf: int, leaf_out: int) -> in
 
 
 @compiled
+def touch(tree: Any, used_s: Any, leaf: int, at_s: float) -> None:
+    """Note that the path to ``leaf`` was in use until ``at_s``."""
+    node = leaf
+    while node >= 0:
+        used_s[node] = max(used_s[node], at_s)
+        node = tree.runs[node].parent
+
+
+@compiled
+def expire(row: Any, used_s: Any, engine: Any, before_s: float) -> None:
+    """Drop the cached runs whose last use was before ``before_s``; the list is in order of last use."""
+    while engine.lru_head >= 0 and used_s[engine.lru_head] < before_s:
+        node = engine.lru_head
+        engine.free += row[node].resident
+        engine.idle -= row[node].resident
+        row[node].resident = 0
+        _unlink(row, engine, node)
+
+
+@compiled
 def keep_all(tree: Any, row: Any, leaf: int) -> None:
     """Make the whole path to ``leaf`` resident in a cache that never forgets and takes no memory."""
     node = leaf

@@ -161,7 +161,8 @@ class Changes:
                 self._at(change.at_s, partial(self._slow, change))
             case EngineCrash() | ServerCrash():
                 rows, pool = self._crashed(change), self._rows[change.pool]
-                self._at(change.at_s, partial(roster.crash, pool, rows, change.repair_s, change.restarts))
+                whole = isinstance(change, ServerCrash)
+                self._at(change.at_s, partial(roster.crash, pool, rows, whole, change.repair_s, change.restarts))
 
     def _schedule_spot(self, spot: Spot, pool: int) -> None:
         before = self.pools[pool].engines

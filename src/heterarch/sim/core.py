@@ -13,7 +13,7 @@ from heterarch.cost import step, transfer
 from heterarch.policy import admission, router
 from heterarch.policy.base import RouterView
 from heterarch.policy.router import least_pending_tokens, least_queued, prefix_affinity
-from heterarch.sim import batch, cache, flow, gate, heap, links, speculate, stranded
+from heterarch.sim import batch, cache, flow, gate, heap, links, seconds, speculate, stranded, tiers
 from heterarch.sim.batch import (
     begin_iteration,
     blocks_of,
@@ -26,6 +26,7 @@ from heterarch.sim.batch import (
     next_finished,
     next_prefilled,
     start_decode,
+    to_front,
 )
 from heterarch.sim.cache import keep_all, lookup
 from heterarch.sim.compiled import bound, compiled, entry, fingerprint, inlined
@@ -33,16 +34,17 @@ from heterarch.sim.flow import COMPLETED, FAILED, REJECTED, end_task, first_toke
 from heterarch.sim.gate import answer, hold, judge, let_go, limited_until, token_seconds
 from heterarch.sim.heap import drop_event, push_event
 from heterarch.sim.links import move_on, send
-from heterarch.sim.state import UNDECIDED, Event, Health, PoolKind, State, Stop
+from heterarch.sim.state import STRANDED, UNDECIDED, Event, Health, PoolKind, State, Stop
 from heterarch.sim.stranded import rescue, strand
 from heterarch.sim.tasks import Prefixes, TaskKind, Tasks
+from heterarch.sim.tiers import begin_use, drop_expired, end_load, end_use
 
 GENERATE = int(TaskKind.GENERATE)
 ENDPOINT = int(PoolKind.ENDPOINT)
 SUBMIT, ITERATION, HANDOFF = int(Event.SUBMIT), int(Event.ITERATION), int(Event.HANDOFF)
 ARRIVED, FIRST, DONE = int(Event.ARRIVED), int(Event.FIRST), int(Event.DONE)
 START, RETRY, EXPIRE = int(Event.START), int(Event.RETRY), int(Event.EXPIRE)
-LINK, ADMIT = int(Event.LINK), int(Event.ADMIT)
+LOADED, LINK, ADMIT = int(Event.LOADED), int(Event.LINK), int(Event.ADMIT)
 UP = int(Health.UP)
 STOP_DONE, STOP_UNTIL, STOP_ROUTE = int(Stop.DONE), int(Stop.UNTIL), int(Stop.ROUTE)
 STOP_STUCK, STOP_ADMIT = int(Stop.STUCK), int(Stop.ADMIT)
@@ -57,6 +59,8 @@ REASONS = (
 )
 TOO_LONG, NO_ENGINE, ENGINE_LOST, BEYOND_CONTEXT, NOT_ADMITTED = 0, 1, 2, 3, 4
 ADMITTED, REFUSED, WAITS = 0, 1, 2
+NOWHERE = -1  # no pool, where one may be named; or UNDECIDED
+ANSWERED = -1  # kind: Python has chosen an engine
 EVENT, ROOT, NETWORK = 0, 1, 2  # where the next thing stands
 _NEVER = float("inf")
 
@@ -83,16 +87,8 @@ def _next(s: Any, t: Any) -> tuple[float, int]:
 
 
 @compiled
-def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> bool:
-    if kind == ADMIT:
-        s.pools[id_].asking = 0
-        id_ = s.pools[id_].held_head
-    if kind in (SUBMIT, ADMIT):
-        return id_ < 0 or _submit(s, t, tree, id_, now_s)
-    if kind == HANDOFF:
-        return _route(s, t, tree, id_, t.rows[id_].decode_pool, now_s)
-    if kind == RETRY:
-        return _retry(s, t, tree, id_, now_s)
+def _happen(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> None:
+    """What is neither an engine's iteration nor a call on its way to a pool."""
     if kind == ARRIVED:
         _arrived(s, t, tree, id_, now_s)
     elif kind == FIRST:
@@ -100,44 +96,65 @@ def _handle(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> boo
         later = max(t.rows[id_].output_tokens, 1) - 1
         push_event(s.clock[0], s.events, now_s + t.rows[id_].tpot_s * later, DONE, id_)
     elif kind == DONE:
-        _delay_done(s, t, id_, now_s)
+        _delay_done(s, t, tree, id_, now_s)
     elif kind == EXPIRE:
-        rescue(s, id_)
         _give_up(s, t, tree, id_, now_s)
+    elif kind == LOADED:
+        _loaded(s, tree, id_, now_s)
     elif kind == LINK:
         move_on(s, id_, now_s)
-    return True
 
 
 @compiled
-def _submit(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
+def _go_on(s: Any, t: Any, tree: Any, kind: int, id_: int, now_s: float) -> bool:
+    """Let a call (of ADMIT, the first in line) go to the pool that it needs now; False when Python must decide."""
+    task = id_
+    if kind == ADMIT:
+        s.pools[id_].asking = 0
+        task = int(s.pools[id_].held_head)
+        if task < 0:
+            return True
+    if kind == HANDOFF:
+        p = int(t.rows[task].decode_pool)
+    elif kind == ANSWERED:
+        p = int(s.clock[0].route_pool)
+    elif kind == RETRY:
+        p = _retry(s, t, tree, task, now_s)
+    else:
+        p = _submit(s, t, tree, task, now_s)
+    return p != UNDECIDED and (p == NOWHERE or _route(s, t, tree, task, p, now_s))
+
+
+@compiled
+def _submit(s: Any, t: Any, tree: Any, task: int, now_s: float) -> int:
+    """The pool that ``task`` goes to, NOWHERE, or UNDECIDED when Python must decide."""
     if not open_request(s, t, task, now_s):
         request = s.requests[t.rows[task].request]
         let_go(s, task, t.rows[task].prefill_pool, now_s)
         end_task(s, t, task, now_s, request.status, request.reason)
-        return True
+        return NOWHERE
     pool = t.rows[task].prefill_pool
     if t.rows[task].kind != GENERATE:
         _delay(s, t, task, now_s)
-        return True
+        return NOWHERE
     tokens = t.rows[task].prompt_tokens + t.rows[task].output_tokens
     if 0 < s.pools[t.rows[task].decode_pool].context_tokens < tokens and s.clock[0].unbounded == 0:
         end_task(s, t, task, now_s, REJECTED, BEYOND_CONTEXT)
-        return True
+        return NOWHERE
     if s.pools[pool].kind != ENDPOINT and _too_long(s, t, tree, task):
         end_task(s, t, task, now_s, REJECTED, TOO_LONG)
-        return True
+        return NOWHERE
     if s.clock[0].admission != 0 and not s.requests[t.rows[task].request].admitted:
         decision = _admission(s, t, tree, task, pool, now_s)
         if decision == REFUSED:
             end_task(s, t, task, now_s, REJECTED, NOT_ADMITTED)
         if decision != ADMITTED:
-            return bool(decision != UNDECIDED)
+            return UNDECIDED if decision == UNDECIDED else NOWHERE
     let_go(s, task, pool, now_s)
     if s.pools[pool].kind == ENDPOINT:
         _call_endpoint(s, t, tree, task, now_s)
-        return True
-    return _route(s, t, tree, task, pool, now_s)
+        return NOWHERE
+    return int(pool)
 
 
 @compiled
@@ -199,12 +216,15 @@ def _run_engine(s: Any, t: Any, tree: Any, e: int, kind: int, until_s: float, mo
 @inlined
 def _harvest(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
     end_iteration(s, e)
-    task = next_finished(s, t, tree, e)
-    while task >= 0:
-        end_task(s, t, task, now_s, COMPLETED, -1)
+    while True:
         task = next_finished(s, t, tree, e)
-    task = next_prefilled(s, e)
-    while task >= 0:
+        if task < 0:
+            break
+        end_task(s, t, task, now_s, COMPLETED, -1)
+    while True:
+        task = next_prefilled(s, e)
+        if task < 0:
+            break
         first_token(s, t, task, now_s)
         if s.sequences[task].left <= 0:
             leave(s, t, tree, e, task)
@@ -215,7 +235,6 @@ def _harvest(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
             push_event(s.clock[0], s.events, now_s, HANDOFF, task)
         else:
             start_decode(s, tree, e, task)
-        task = next_prefilled(s, e)
 
 
 @compiled
@@ -229,13 +248,21 @@ def _wake(s: Any, e: int, now_s: float) -> None:
 
 @compiled
 def _route(s: Any, t: Any, tree: Any, task: int, p: int, now_s: float) -> bool:
-    """Choose an engine of pool ``p`` for ``task`` and send it there; False when Python must choose."""
-    pool = s.pools[p]
-    fill_view(s, t, tree, task, p)
-    if pool.router < 0:
-        s.clock[0].route_task, s.clock[0].route_pool = task, p
-        return False
-    _place(s, t, tree, task, p, _decide(s, t, task, p, now_s), now_s)
+    """Choose an engine of pool ``p`` for ``task``, as Python has where it was asked, and send it there.
+
+    False when Python must choose.
+    """
+    clock = s.clock[0]
+    if clock.route_task == task:
+        row = int(clock.decision)
+        clock.route_task, clock.route_pool, clock.decision = -1, -1, UNDECIDED
+    else:
+        fill_view(s, t, tree, task, p)
+        if s.pools[p].router < 0:
+            clock.route_task, clock.route_pool = task, p
+            return False
+        row = _decide(s, t, task, p, now_s)
+    _place(s, t, tree, task, p, row, now_s)
     return True
 
 
@@ -246,6 +273,8 @@ def fill_view(s: Any, t: Any, tree: Any, task: int, p: int) -> None:
     shares = t.rows[task].node >= 0
     for e in range(first, first + s.pools[p].engines):
         engine, view = s.engines[e], s.views[e]
+        if s.pools[p].ttl_s > 0.0:
+            drop_expired(s, e, s.clock[0].now_s)
         found = cached_blocks(s, t, tree, e, task) * tree.block_tokens if shares else 0
         view.cached = min(found, t.rows[task].prompt_tokens)
         view.pending = engine.unprefilled + engine.computing
@@ -286,17 +315,6 @@ def last_engine(s: Any, t: Any, task: int, p: int) -> int:
 
 
 @compiled
-def _resume(s: Any, t: Any, tree: Any) -> bool:
-    clock = s.clock[0]
-    if clock.decision == UNDECIDED:
-        return False
-    task, p, row = clock.route_task, clock.route_pool, clock.decision
-    clock.route_task, clock.route_pool, clock.decision = -1, -1, UNDECIDED
-    _place(s, t, tree, task, p, row, clock.now_s)
-    return True
-
-
-@compiled
 def _place(s: Any, t: Any, tree: Any, task: int, p: int, row: int, now_s: float) -> None:
     sequence = s.sequences[task]
     s.clock[0].decisions += 1
@@ -318,6 +336,8 @@ def _place(s: Any, t: Any, tree: Any, task: int, p: int, row: int, now_s: float)
 @compiled
 def _give_up(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     """Fail a call that no engine takes; where its prefill is done, that engine forgets it."""
+    if s.sequences[task].target <= STRANDED:
+        rescue(s, task)
     engine = s.sequences[task].engine
     if engine >= 0:
         free_blocks(s, t, tree, engine, task, False)
@@ -326,8 +346,10 @@ def _give_up(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
 
 
 @compiled
-def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
+def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> int:
     """A call without an engine starts again: on the decode engine that waits for its KV, else as a new one.
+
+    The pool that it goes to, or NOWHERE.
 
     Its answer so far is a part of the prompt now; where that is more than a prefill engine holds, the decode pool
     computes it.
@@ -337,7 +359,7 @@ def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
     sequence.target = -1
     if request.status == REJECTED or request.status == FAILED:
         end_task(s, t, task, now_s, request.status, request.reason)
-    elif s.losses[task] >= s.clock[0].most_losses:
+    elif sequence.losses >= s.clock[0].most_losses:
         end_task(s, t, task, now_s, FAILED, ENGINE_LOST)
     elif target >= 0 and s.engines[target].healthy == UP:
         enqueue(s, t, tree, target, task, False)
@@ -346,8 +368,8 @@ def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> bool:
         p = t.rows[task].prefill_pool
         if blocks_of(tree, sequence.need) > s.pools[p].capacity:
             p = t.rows[task].decode_pool
-        return _route(s, t, tree, task, p, now_s)
-    return True
+        return int(p)
+    return NOWHERE
 
 
 @compiled
@@ -377,6 +399,16 @@ def _arrived(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
 
 
 @compiled
+def _loaded(s: Any, tree: Any, task: int, now_s: float) -> None:
+    """The KV of ``task`` has come from a tier: it is among the first of the queue now."""
+    e = s.sequences[task].engine
+    end_load(s, tree, task)
+    to_front(s, e, task)
+    s.engines[e].loaded += 1
+    _wake(s, e, now_s)
+
+
+@compiled
 def _call_endpoint(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     """A hosted API: sampled latency, after the rate limits let the call pass."""
     pool, sequence = s.pools[t.rows[task].prefill_pool], s.sequences[task]
@@ -392,14 +424,23 @@ def _call_endpoint(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     sequence.first_engine = sequence.engine = pool.first
     leaf = t.rows[task].node
     if leaf >= 0:
+        if pool.ttl_s > 0.0:
+            drop_expired(s, pool.first, start)
         found = lookup(tree, s.nodes[engine.cache], leaf)
         sequence.cached = min(found * tree.block_tokens, t.rows[task].prompt_tokens - 1)
         s.clock[0].asked_blocks += tree.runs[leaf].end
         s.clock[0].hit_blocks += found
-        keep_all(tree, s.nodes[engine.cache], leaf)
-        keep_all(tree, s.nodes[engine.cache], t.rows[task].node_out)
+        seen = s.nodes[pool.seen]
+        known = lookup(tree, seen, leaf) * tree.block_tokens
+        keep_all(tree, seen, leaf)
+        keep_all(tree, seen, t.rows[task].node_out)
+        if pool.ttl_s > 0.0:
+            begin_use(s, tree, pool.first, task, leaf, found)
+        engine.fresh_tokens -= min(known, t.rows[task].prompt_tokens - 1)
     engine.prompt_tokens += t.rows[task].prompt_tokens
     engine.cached_tokens += sequence.cached
+    engine.computed_tokens += t.rows[task].prompt_tokens - sequence.cached
+    engine.fresh_tokens += t.rows[task].prompt_tokens
     engine.output_tokens += output
     push_event(s.clock[0], s.events, start + t.rows[task].ttft_s, FIRST, task)
 
@@ -425,7 +466,7 @@ def _delay(s: Any, t: Any, task: int, now_s: float) -> None:
 
 
 @compiled
-def _delay_done(s: Any, t: Any, task: int, now_s: float) -> None:
+def _delay_done(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     p = t.rows[task].prefill_pool
     if p >= 0 and t.rows[task].kind != GENERATE:
         pool = s.pools[p]
@@ -434,55 +475,60 @@ def _delay_done(s: Any, t: Any, task: int, now_s: float) -> None:
         if waiting >= 0:
             pool.head = s.sequences[waiting].next
             _delay(s, t, waiting, now_s)
+    elif s.sequences[task].locked >= 0:
+        end_use(s, t, tree, task)
     end_task(s, t, task, now_s, COMPLETED, -1)
 
 
-@inlined
-def _step(s: Any, t: Any, tree: Any, now_s: float, source: int, until_s: float, most: int) -> int:
-    """Let the next event happen; how many iterations and events that were, 0 when Python must route."""
+@compiled
+def _take(s: Any, source: int) -> tuple[int, int]:
+    """Take out what happens next: its kind and id."""
     clock = s.clock[0]
-    clock.now_s = now_s
     if source == NETWORK:
-        move_on(s, -1, now_s)
-        return 1
+        return LINK, -1
     if source == ROOT:
-        kind, id_ = SUBMIT, s.roots[clock.next_root]
         clock.next_root += 1
-    else:
-        kind, id_ = s.events[0].kind, s.events[0].id
-        drop_event(clock, s.events)
-    if kind in (ITERATION, START):
-        return _run_engine(s, t, tree, id_, kind, until_s, most)
-    return 1 if _handle(s, t, tree, kind, id_, now_s) else 0
+        return SUBMIT, int(s.roots[clock.next_root - 1])
+    kind, id_ = int(s.events[0].kind), int(s.events[0].id)
+    drop_event(clock, s.events)
+    return kind, id_
 
 
 def _event_loop(sources: int) -> Callable[[State, Tasks, Prefixes, float, int], int]:
     def advance(s: Any, t: Any, tree: Any, until_s: float, most_events: int) -> int:
         clock = s.clock[0]
         left = most_events if sources else 0  # ties the machine code on disk to its sources
-        if clock.route_task >= 0 and not _resume(s, t, tree):
-            return STOP_ROUTE
-        if clock.ask_task >= 0 and (
-            clock.decision == UNDECIDED or not _submit(s, t, tree, clock.ask_task, clock.now_s)
-        ):
-            return STOP_ADMIT if clock.ask_task >= 0 else STOP_ROUTE
-        while left > 0:
+        asked = max(clock.ask_task, clock.route_task)
+        happens = asked < 0 or clock.decision != UNDECIDED
+        if asked >= 0 and happens:
+            happens = _go_on(s, t, tree, SUBMIT if clock.ask_task >= 0 else ANSWERED, asked, clock.now_s)
+        while happens and left > 0:
             now_s, source = _next(s, t)
             if now_s == _NEVER:
                 return STOP_STUCK if clock.open_tasks > 0 else STOP_DONE
             if now_s > until_s:
                 return STOP_UNTIL
-            happened = _step(s, t, tree, now_s, source, until_s, left)
-            if happened == 0:
-                return STOP_ADMIT if clock.ask_task >= 0 else STOP_ROUTE
-            left -= happened
-        return STOP_UNTIL
+            clock.now_s = now_s
+            kind, id_ = _take(s, source)
+            if kind in (ITERATION, START):
+                left -= _run_engine(s, t, tree, id_, kind, until_s, left)
+                continue
+            left -= 1
+            if kind in (SUBMIT, ADMIT, HANDOFF, RETRY):
+                happens = _go_on(s, t, tree, kind, id_, now_s)
+            else:
+                _happen(s, t, tree, kind, id_, now_s)
+        if happens:
+            return STOP_UNTIL
+        return STOP_ADMIT if clock.ask_task >= 0 else STOP_ROUTE
 
     return entry(advance)
 
 
 _advance = _event_loop(
-    fingerprint(admission, batch, cache, flow, gate, heap, links, router, speculate, step, stranded, transfer)
+    fingerprint(
+        admission, batch, cache, flow, gate, heap, links, router, seconds, speculate, step, stranded, tiers, transfer
+    )
 )
 
 

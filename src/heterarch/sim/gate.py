@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from heterarch.policy.admission import AdmissionView, first_token_within, pending_below
-from heterarch.sim.batch import cost_of, step_seconds
 from heterarch.sim.compiled import compiled
 from heterarch.sim.heap import push_event
+from heterarch.sim.seconds import cost_of, step_seconds
 from heterarch.sim.speculate import draft_seconds
 from heterarch.sim.state import UNDECIDED, Event, PoolKind
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heterarch.sim.recall import recall
-from heterarch.sim.state import EVENT, NONE, Event, Health, State
+from heterarch.sim.state import EVENT, NONE, Event, Health, Load, Shared, State
 from heterarch.sim.tasks import Int64, Table
 
 _MOVES = (Event.HANDOFF, Event.ARRIVED)
@@ -28,6 +28,7 @@ _COUNTS = (
     "context",
     "unprefilled",
     "finishes",
+    "loaded",
 )
 
 
@@ -42,17 +43,24 @@ def lose_engine(state: State, engine: int) -> None:
     record["healthy"] = Health.DOWN
     dropped = _drop_events(state, _concerns(state, engine))
     if (dropped["kind"] == Event.ITERATION).any():
-        record["busy_s"] += now_s - record["started_s"]
+        record["busy_s"] += max(0.0, now_s - record["started_s"])  # it begins later where it waits for a swap
     moves = dropped["id"][np.isin(dropped["kind"], _MOVES)]
     sent = state.sequences["engine"][moves] == engine
     leaving, coming = recall(state, engine)
     _hand_over_again(state, np.array([*coming, *moves[~sent]], np.int64))
     gone = _on_their_way(state, np.array([*leaving, *moves[sent]], np.int64))
-    lost = [*_settled(state, engine), *gone, *_waiting_with_kv(state, engine)]
+    loading = dropped["id"][dropped["kind"] == Event.LOADED].tolist()
+    lost = [*_settled(state, engine, loading), *gone, *_waiting_with_kv(state, engine)]
     _empty(state, engine, now_s)
+    _empty_stores(state, [engine], Shared.ENGINE)
     _start_again(state, np.array(lost, np.int64))
     record["lost_calls"] += len(lost)
     _ask_again(state, int(record["pool"]))
+
+
+def lose_servers(state: State, engines: Sequence[int]) -> None:
+    """The servers of ``engines`` are gone, where none of their engines is up: so is the KV on them."""
+    _empty_stores(state, engines, Shared.SERVER)
 
 
 def release_stranded(state: State, pool: int) -> None:
@@ -92,9 +100,9 @@ def _ask_again(state: State, pool: int) -> None:
 
 
 def _concerns(state: State, engine: int) -> NDArray[np.bool_]:
-    """Which events are of ``engine``: its iterations, and KV that it sends or that is on its way to it."""
+    """Which events are of ``engine``: its iterations, KV that it sends or reads or that is on its way to it."""
     live = state.events[: state.clock[0]["events"]]
-    moves = np.isin(live["kind"], _MOVES)
+    moves = np.isin(live["kind"], (*_MOVES, Event.LOADED))
     rows = state.sequences[np.where(moves, live["id"], 0)]
     mine = moves & ((rows["engine"] == engine) | (rows["target"] == engine))
     return np.asarray(
@@ -126,18 +134,28 @@ def _hand_over_again(state: State, tasks: Int64) -> None:
     add_events(state, Event.HANDOFF, tasks)
 
 
-def _settled(state: State, engine: int) -> list[int]:
-    """The calls that wait or run on ``engine``; they need in KV what they have generated, too."""
+def _settled(state: State, engine: int, loading: list[int]) -> list[int]:
+    """The calls that wait, run or load KV on ``engine``; they need in KV what they have generated, too."""
     record, rows = state.engines[engine], state.sequences
     decoding = state.finishes[engine, : record["finishes"]]["task"]
     made = record["iteration"] - rows["from_iteration"][decoding]
     rows["left"][decoding] -= made
     rows["need"][decoding] = rows["from_context"][decoding] + made
-    waiting = list(_chain(state, int(record["head"]), "next"))
+    waiting = [*_chain(state, int(record["head"]), "next"), *loading]
+    _leave_host(state, engine, waiting)
     rows["need"][waiting] += rows["transferred"][waiting]  # their first token was made
     here = [*_chain(state, int(record["run_head"]), "run_next"), *waiting]
     rows["target"][here] = NONE
     return here
+
+
+def _leave_host(state: State, engine: int, tasks: list[int]) -> None:
+    """Give back the room on the host of those of ``tasks`` that are swapped out."""
+    rows = state.sequences[tasks]
+    need = rows["need"][np.isin(rows["tier"], (Load.SWAPPED, Load.RETURNING))]
+    if len(need):
+        block_tokens = state.crossing.shape[1]
+        state.stores["free"][state.engines["stores"][engine][0]] += (-(-need // block_tokens)).sum()
 
 
 def _on_their_way(state: State, tasks: Int64) -> list[int]:
@@ -196,11 +214,30 @@ def _empty(state: State, engine: int, now_s: float) -> None:
         record[name] = 0
     record["free"] = state.pools["capacity"][record["pool"]]
     record["link_free_s"] = now_s
+    record["stall_s"] = 0.0
     state.crossing[engine] = 0
     if record["cache"] >= 0 and not state.clock[0]["unbounded"]:
-        nodes = state.nodes[record["cache"]]
-        nodes["resident"] = nodes["refs"] = 0
-        nodes["older"] = nodes["newer"] = NONE
+        _forget(state, int(record["cache"]))
+
+
+def _empty_stores(state: State, engines: Sequence[int], shared: Shared) -> None:
+    """Stores below ``engines`` that are ``shared`` so hold nothing; but those below another engine that is up stay."""
+    below = state.engines["stores"]
+    up = np.unique(below[state.engines["healthy"] != Health.DOWN])
+    for row in np.setdiff1d(below[list(engines)], [*up, NONE]).tolist():
+        store = state.stores[row]
+        if store["shared"] == shared:
+            store["free"], store["idle"] = store["capacity"], 0
+            store["lru_head"] = store["lru_tail"] = NONE
+            store["read_free_s"] = store["write_free_s"] = state.clock[0]["now_s"]
+            _forget(state, int(store["row"]))
+
+
+def _forget(state: State, row: int) -> None:
+    """A cache without any prefix."""
+    nodes = state.nodes[row]
+    nodes["resident"] = nodes["refs"] = 0
+    nodes["older"] = nodes["newer"] = NONE
 
 
 def _start_again(state: State, tasks: Int64) -> None:
@@ -208,8 +245,8 @@ def _start_again(state: State, tasks: Int64) -> None:
     rows = state.sequences
     for name in ("next", "run_prev", "run_next", "engine", "locked"):
         rows[name][tasks] = NONE
-    for name in ("transferred", "done", "covered", "held", "owed"):
+    for name in ("transferred", "tier", "done", "covered", "held", "owed"):
         rows[name][tasks] = 0
     rows["restarts"][tasks] += 1
-    state.losses[tasks] = np.minimum(state.losses[tasks], 126) + 1
+    rows["losses"][tasks] = np.minimum(rows["losses"][tasks], 126) + 1
     add_events(state, Event.RETRY, tasks)

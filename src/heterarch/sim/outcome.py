@@ -16,6 +16,7 @@ from heterarch.report.overload import trend
 from heterarch.report.schema import Overload, PoolReport
 from heterarch.sim.placement import call_ops
 from heterarch.sim.pools import pool_kind
+from heterarch.sim.reuse import reuse_of
 from heterarch.sim.state import PoolKind, State
 from heterarch.sim.tasks import TaskKind, Tasks
 from heterarch.sim.uptime import PoolTime
@@ -119,11 +120,15 @@ def pool_reports(
     pools: Sequence[Pool], state: State, times: Sequence[PoolTime], duration_s: float, endpoint: Floats
 ) -> list[PoolReport]:
     """What each pool did; ``times`` [P] when its engines were there, ``endpoint`` [P] what hosted tokens cost."""
-    return [_pool(pool, row, state, times[row], duration_s, float(endpoint[row])) for row, pool in enumerate(pools)]
+    return [_pool(pools, row, state, times[row], duration_s, float(endpoint[row])) for row in range(len(pools))]
 
 
-def _pool(pool: Pool, row: int, state: State, time: PoolTime, duration_s: float, endpoint_usd: float) -> PoolReport:
+def _pool(
+    pools: Sequence[Pool], row: int, state: State, time: PoolTime, duration_s: float, endpoint_usd: float
+) -> PoolReport:
+    pool = pools[row]
     engines = state.engines[state.engines["pool"] == row]
+    reuse = reuse_of(pools, state, np.flatnonzero(state.engines["pool"] == row))
     totals = {name: int(engines[name].sum()) for name in _TOTALS}
     return PoolReport(
         name=pool.name,
@@ -141,10 +146,22 @@ def _pool(pool: Pool, row: int, state: State, time: PoolTime, duration_s: float,
         availability=time.availability,
         engines_lost=time.lost,
         restarts=totals["lost_calls"],
+        swaps=totals["swaps"],
+        tiers=reuse.tiers,
+        prefill_amplification=reuse.prefill_amplification,
     )
 
 
-_TOTALS = ("prompt_tokens", "cached_tokens", "output_tokens", "iteration", "rests", "preemptions", "lost_calls")
+_TOTALS = (
+    "prompt_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "iteration",
+    "rests",
+    "preemptions",
+    "swaps",
+    "lost_calls",
+)
 
 
 def _utilisation(pool: Pool, record: Any, engines: Any, time: PoolTime, duration_s: float) -> float:

@@ -49,6 +49,8 @@ def pool_table(pools: Sequence[Pool], router: str | None, block_tokens: int) -> 
             records[row][name] = -1
         records[row]["context_tokens"] = pool.context_tokens
         records[row]["verified"] = records[row]["tokens_per_step"] = 1
+        records[row]["ttl_s"] = pool.kv_ttl_s or 0.0
+        records[row]["tiers"], records[row]["swap"] = len(pool.kv_tiers), pool.preemption == "swap"
         records[row]["free_servers"] = max(1, pool.engines) * max(1, pool.concurrency)
         if kind == PoolKind.ENGINES:
             _engines(records[row], pool, block_tokens)

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from heterarch.plan.document import Pool
-from heterarch.sim.loss import lose_engine, release_stranded
+from heterarch.sim.loss import lose_engine, lose_servers, release_stranded
 from heterarch.sim.pools import pool_kind
 from heterarch.sim.state import Health, PoolKind, State
 from heterarch.sim.tasks import Tasks
@@ -56,9 +56,14 @@ class Roster:
         """Rows of ``pool`` that serve or are going to."""
         return self.uptime.rows(pool, WANTED)
 
-    def crash(self, pool: int, rows: Sequence[int], repair_s: float, restarts: bool, at_s: float) -> None:
-        """Engines die together; they start after ``repair_s``, or never. One that drained is not missed."""
+    def crash(self, pool: int, rows: Sequence[int], server: bool, repair_s: float, restarts: bool, at_s: float) -> None:
+        """Engines die together, with their ``server`` or without; they start after ``repair_s``, or never.
+
+        One that drained is not missed.
+        """
         self._lose(pool, [row for row in rows if self.uptime.phase(pool, row) in SERVING])
+        if server:
+            lose_servers(self._state, [self.engine(pool, row) for row in rows])
         for row in rows:
             phase = self.uptime.phase(pool, row)
             if phase in (Phase.ABSENT, Phase.GONE):
@@ -146,6 +151,7 @@ class Roster:
 
     def _take(self, pool: int, rows: Sequence[int], at_s: float) -> None:
         self._lose(pool, [row for row in rows if self.uptime.phase(pool, row) in SERVING])
+        lose_servers(self._state, [self.engine(pool, row) for row in rows])
         for row in rows:
             self.uptime.mark(pool, row, Phase.GONE, at_s)
             self._noticed[pool].remove(row)

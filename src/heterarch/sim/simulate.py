@@ -32,8 +32,10 @@ from heterarch.sim.faults import Faults
 from heterarch.sim.placement import CallOps, Placement, call_ops, check_ops, main_call
 from heterarch.sim.pools import check_placement, draw_endpoint_latency, link_table, pool_table
 from heterarch.sim.replay import Replay, replay_tasks
+from heterarch.sim.reuse import reuse_of
 from heterarch.sim.series import Sampled, Sampler, drive_sampled, sampled
 from heterarch.sim.state import State, new_state, set_admission
+from heterarch.sim.stores import stores_of
 from heterarch.sim.tasks import Prefixes, Tasks
 from heterarch.sim.unroll import unroll
 from heterarch.sim.uptime import PoolTime, undisturbed
@@ -151,8 +153,9 @@ def run_simulation(
     gate = admission if admission is not None else plan.policies.get("admission", "all")
     changes = None if faults is None else Changes(plan, flat, faults, tasks, seed=seed, until_s=until_s)
     pools = plan.pools if changes is None else changes.reserved
+    stores = stores_of(pools, tree.block_tokens)
     records = pool_table(pools, name, tree.block_tokens)
-    state = new_state(records, tasks, tree, cache == "unbounded", link_table(records, pools, plan.links))
+    state = new_state(records, tasks, tree, cache == "unbounded", link_table(records, pools, plan.links), stores)
     set_admission(state, builtin_admission(gate, _ttft_s(plan)) if isinstance(gate, str) else None)
     if changes is not None:
         changes.begin(state)
@@ -262,6 +265,7 @@ class _World:
         reasons = [text.format(attempts=int(state.clock[0]["most_losses"])) for text in REASONS]
         labels = Labels([pool.name for pool in self.pools], self.flat.names, reasons)
         pools = outcome.pool_reports(self.pools, state, times, duration, by_pool)
+        reuse = reuse_of(self.pools, state, np.arange(len(state.engines)))
         facts = RunFacts(
             kind="simulated",
             agent=self.plan.agent.name,
@@ -276,6 +280,8 @@ class _World:
             block_tokens=self.tree.block_tokens,
             blocks=int(state.clock[0]["asked_blocks"]),
             hit_blocks=int(state.clock[0]["hit_blocks"]),
+            tiers=reuse.tiers,
+            prefill_amplification=reuse.prefill_amplification,
             reasons=reasons,
             overloaded=outcome.overloads(self.plan, state, tasks),
             notes=self._notes(finished),
@@ -301,8 +307,8 @@ class _World:
                 f"stopped because {queued:,} calls and tasks waited, more than {most:,}: the load does not drain"
             )
         hosted = [pool.endpoint for pool in self.plan.pools if pool.endpoint]
-        if hosted:
-            notes.append("a hosted API is assumed to keep every prompt prefix cached")
+        if any(pool.endpoint and not pool.kv_ttl_s for pool in self.plan.pools):
+            notes.append("a hosted API without `kv_ttl_s` is assumed to keep every prompt prefix cached")
         if any(endpoint.tpot_p95_s is None for endpoint in hosted):
             notes.append("a hosted API without a stated p95 of its TPOT is assumed to answer at the median")
         if isinstance(self.source, Trace) and self.source.notes:

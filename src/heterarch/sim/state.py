@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from heterarch.cost.step import KNOTS, StepCost
 from heterarch.policy.admission import ADMISSIONS, BuiltinAdmission
-from heterarch.sim.tasks import Int32, Prefixes, Table, Tasks
+from heterarch.sim.tasks import Int32, Int64, Prefixes, Table, Tasks
 
-Int8 = NDArray[np.int8]
+Floats = NDArray[np.float64]
 
 NONE = -1
 STRANDED = -2
 PHASES = 3  # step costs of a pool: iterations of prompts and decodes, of prompts only, of decodes only
+MOST_TIERS = 3
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
 
 
@@ -40,6 +41,7 @@ class Event(IntEnum):
     START = 6  # an idle engine has something to do
     RETRY = 7  # a call that lost its engine, or waited for one, goes to its router again
     EXPIRE = 8  # the patience of a call that waits for an engine ends
+    LOADED = 9  # KV from a tier, or swapped out before, is on the device
     LINK = 11  # an engine begins to send KV; ``id`` is the engine
     ADMIT = 12  # the calls held before a pool are asked for again; ``id`` is the pool
 
@@ -60,6 +62,24 @@ class Stop(IntEnum):
     ROUTE = 2  # a Python router must decide; see ``clock.route_task``, ``clock.route_pool``
     STUCK = 3  # tasks remain that nothing will ever start
     ADMIT = 4  # an admission policy in Python must decide; see ``clock.ask_task``, ``clock.ask_pool``
+
+
+class Load(IntEnum):
+    """Whether a sequence waits for KV from a tier, or for its own; LOADED: it has come, a seat is next."""
+
+    NONE = 0
+    LOADING = 1
+    LOADED = 2
+    SWAPPED = 3  # ``need`` tokens are on the host
+    RETURNING = 4
+
+
+class Shared(IntEnum):
+    """Who has a store in common: an engine alone, the engines of a server, or all of the pool."""
+
+    ENGINE = 0
+    SERVER = 1
+    POOL = 2
 
 
 POOL = np.dtype(
@@ -98,6 +118,10 @@ POOL = np.dtype(
         ("held_tail", np.int64),
         ("asking", np.int64),  # ADMIT is due
         ("whole", np.int64),  # prompts are computed whole, before the decodes
+        ("ttl_s", np.float64),  # of cached KV, 0 for ever
+        ("tiers", np.int64),  # stores below each engine
+        ("swap", np.int64),
+        ("seen", np.int64),  # row of ``nodes`` that never forgets, for comparison; NONE where not compared
     ]
 )
 
@@ -150,6 +174,15 @@ ENGINE = np.dtype(
         ("computing", np.int64),  # prompt tokens of the iteration under way
         ("rest", np.int64),  # iterations in a row, this one included, in which the decodes make way for whole prompts
         ("rests", np.int64),  # such iterations; ``iteration`` does not count them
+        ("loaded", np.int64),  # sequences at the front of its queue whose KV has come from a tier
+        ("stall_s", np.float64),  # the next iteration waits for a swap
+        ("swaps", np.int64),
+        ("computed_tokens", np.int64),  # of prompts, with those computed again
+        ("fresh_tokens", np.int64),  # that a cache which never forgets would have computed
+        ("stores", np.int64, (MOST_TIERS,)),  # below it, fastest first
+        ("tier_hits", np.int64, (MOST_TIERS,)),  # tokens found, read and written there
+        ("tier_reads", np.int64, (MOST_TIERS,)),
+        ("tier_writes", np.int64, (MOST_TIERS,)),
     ]
 )
 
@@ -181,6 +214,8 @@ SEQUENCE = np.dtype(
         ("arrived_s", np.float64),  # its KV on the decode engine
         ("finish_s", np.float64),
         ("send_bytes", np.float64),  # of its KV, when the prefill has ended
+        ("tier", np.int8),  # Load
+        ("losses", np.int8),  # engines that were lost under the call
     ],
     align=True,
 )
@@ -198,6 +233,24 @@ REQUEST_STATE = np.dtype(
 )
 
 NODE = np.dtype([("resident", np.int32), ("refs", np.int32), ("older", np.int32), ("newer", np.int32)])
+#: one store of KV below the device; blocks as in ENGINE
+STORE = np.dtype(
+    [
+        ("row", np.int64),  # of ``nodes``
+        ("capacity", np.int64),
+        ("free", np.int64),
+        ("idle", np.int64),  # blocks of prefixes; what is neither free nor idle is swapped out
+        ("lru_head", np.int64),
+        ("lru_tail", np.int64),
+        ("ttl_s", np.float64),
+        ("read_bytes_per_s", np.float64),
+        ("write_bytes_per_s", np.float64),
+        ("latency_s", np.float64),
+        ("read_free_s", np.float64),  # reads follow each other, and so do writes
+        ("write_free_s", np.float64),
+        ("shared", np.int64),  # Shared
+    ]
+)
 EVENT = np.dtype([("time_s", np.float64), ("order", np.int64), ("kind", np.int32), ("id", np.int32)])
 FINISH = np.dtype([("iteration", np.int32), ("task", np.int32)])
 VIEW = np.dtype(
@@ -258,18 +311,38 @@ class State(NamedTuple):
     engines: Table  # [E]
     sequences: Table  # [n]
     requests: Table  # [R]
-    nodes: Table  # [caches, N]
+    nodes: Table  # [caches + S + pools with TTL or tiers, N]
     events: Table  # heap: at most one per task, and two per engine
     finishes: Table  # [E, seats] heaps by iteration
     crossing: Int32  # [E, block_tokens] decodes that need a block at this iteration modulo block size
     roots: Int32  # tasks without predecessors, by time
     last_engine: Int32  # [sessions, P] row within the pool that served the session last, -1 none
     views: Table  # [E] what a router sees, filled before each decision
-    losses: Int8  # [n] engines that were lost under the call
     links: Table  # [P, P] from pool to pool
+    stores: Table  # [S]
+    used_s: Floats  # [caches + S, N] last use; in a store, when it is written; [0, 0] without TTL and tiers
 
 
-def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, links: Table | None = None) -> State:
+class Stores(NamedTuple):
+    """The stores below the engines, empty."""
+
+    stores: Table  # [S] STORE
+    below: Int64  # [E, MOST_TIERS] rows of the stores below each engine, fastest first; NONE where there is none
+
+
+def no_stores(engines: int) -> Stores:
+    """Engines without tiers."""
+    return Stores(np.zeros(0, STORE), np.full((engines, MOST_TIERS), NONE))
+
+
+def new_state(
+    pools: Table,
+    tasks: Tasks,
+    tree: Prefixes,
+    unbounded: bool,
+    links: Table | None = None,
+    stores: Stores | None = None,
+) -> State:
     """The world before the first event.
 
     Args:
@@ -278,11 +351,20 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, links
         tree: prefixes of the prompts.
         unbounded: one cache for all engines, which never forgets and takes no memory.
         links: [P, P] :data:`LINK` records; by default only what engines send and receive limits.
+        stores: the tiers below the engines (:func:`heterarch.sim.stores.stores_of`); none by default.
     """
     count = int(pools["engines"].sum())
     engines = _engines(pools, count, len(tree.runs) > 0, unbounded)
     caches = int(engines["cache"].max(initial=-1)) + 1
-    nodes = np.zeros((caches, len(tree.runs)), NODE)
+    below = no_stores(count) if stores is None else stores
+    stored = len(below.stores)
+    engines["stores"] = below.below
+    below.stores["row"] = caches + np.arange(stored)
+    if unbounded:
+        pools["tiers"] = pools["swap"] = pools["ttl_s"] = 0
+    dated = (pools["ttl_s"] > 0) | (pools["tiers"] > 0)
+    pools["seen"] = _seen(pools, engines, dated, caches + stored, unbounded)
+    nodes = np.zeros((max(caches + stored, int(pools["seen"].max(initial=NONE)) + 1), len(tree.runs)), NODE)
     nodes["older"] = nodes["newer"] = NONE
     seats = int(pools["seats"].max(initial=1)) + 1
     rows = tasks.rows
@@ -301,9 +383,19 @@ def new_state(pools: Table, tasks: Tasks, tree: Prefixes, unbounded: bool, links
         roots=ready[np.argsort(at, kind="stable")].astype(np.int32),
         last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int32),
         views=np.zeros(count, VIEW),
-        losses=np.zeros(len(tasks.rows), np.int8),
         links=open_links(pools) if links is None else links,
+        stores=below.stores,
+        used_s=np.zeros((caches + stored, len(tree.runs)) if dated.any() else (0, 0)),
     )
+
+
+def _seen(pools: Table, engines: Table, dated: NDArray[np.bool_], row: int, unbounded: bool) -> Int64:
+    """[P] rows from ``row`` on for pools that forget by TTL or have tiers; a cache that never forgets is its own."""
+    seen = np.where(dated, row + np.cumsum(dated) - 1, NONE)
+    for p, pool in enumerate(pools):
+        if pool["engines"] and not dated[p] and (unbounded or pool["kind"] == PoolKind.ENDPOINT):
+            seen[p] = engines["cache"][pool["first"]]
+    return seen
 
 
 def set_admission(state: State, policy: BuiltinAdmission | None) -> None:
