@@ -362,7 +362,7 @@ def _fits(s: Any, tree: Any, e: int, leaf: int, wanted: int) -> bool:
     return bool(spare >= 0)
 
 
-@inlined
+@compiled
 def _admit(s: Any, t: Any, tree: Any, e: int, task: int, now_s: float) -> bool:
     engine, sequence = s.engines[e], s.sequences[task]
     if engine.running >= s.pools[engine.pool].seats:
