@@ -63,6 +63,9 @@ def compare(found: Any, tree: Tree, path: str, seen: set[str]) -> None:
     """Every key of ``found`` is documented; ``seen`` collects the documented paths that there are."""
     if not tree:
         return
+    if found is None:  # there is no such thing this time
+        seen.update(path + name for name in paths(tree))
+        return
     assert isinstance(found, Mapping), f"{path} has no keys"
     for key, value in found.items():
         name = key if key in tree else "*"
