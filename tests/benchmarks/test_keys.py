@@ -19,9 +19,9 @@ QUICK = {
     "orchestration": ["--scale", "0.01", "--repeats", "1"],
     "plan_speed": ["--agent", "voice_agent", "--no-explain"],
     "sim_speed": ["--repeats", "1"],
-    "kv_ttl": [],
     "splitwise_study": ["--quick"],
     "vllm_fidelity": [],
+    "kv_ttl": [],
     "fit_profiles": [],
     "e2e_accuracy": [],
     "op_accuracy": [],
@@ -29,9 +29,9 @@ QUICK = {
     "cost_speed": ["--points", "10000"],
 }
 NEED_DATA = (
-    "kv_ttl",
     "splitwise_study",
     "vllm_fidelity",
+    "kv_ttl",
     "fit_profiles",
     "e2e_accuracy",
     "op_accuracy",
@@ -62,6 +62,9 @@ def documented(script: str) -> Tree:
 def compare(found: Any, tree: Tree, path: str, seen: set[str]) -> None:
     """Every key of ``found`` is documented; ``seen`` collects the documented paths that there are."""
     if not tree:
+        return
+    if found is None:  # there is no such thing this time
+        seen.update(path + name for name in paths(tree))
         return
     assert isinstance(found, Mapping), f"{path} has no keys"
     for key, value in found.items():

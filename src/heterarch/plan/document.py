@@ -153,15 +153,15 @@ class Pool(_Part):
     ``concurrency``: most sequences an engine runs at once (for a tool pool: most tasks at once per engine).
     ``context_tokens``: most tokens of one sequence, prompt and answer; longer chats are compacted (0: no limit).
     ``kv_tokens``: KV capacity per engine; ``kv_headroom``: share of it that admission leaves free for sequences that
-    grow (0.01 in Vidur and in vLLM's first scheduler; 0 in its second, V1). ``usd_per_engine_h`` under the plan's
-    accounting. ``start_s``: seconds from the order of an engine to its first iteration. ``engines_per_server``:
-    engines that fail together. ``transfer_layers``: parts in which KV leaves while the prefill computes (1: all of it
-    afterwards). ``batching``: prompts are cut to the tokens of an iteration and wait for decodes (chunked), or are
-    computed whole and before the decodes. ``prefill_step``, ``decode_step``: step costs of iterations of only that,
-    where they were measured apart; by default ``step``.
-    ``kv_ttl_s``: cached KV unused for longer is gone, on engines and at a hosted API (None or 0: kept).
-    ``kv_tiers``: stores of KV below the device, fastest first. ``preemption``: what a decoding sequence without memory
-    does: ``recompute`` its KV later, or ``swap`` it to the first tier, which must be the host.
+    grow (0.01 in Vidur and in vLLM's first scheduler; 0 in its second, V1). ``kv_ttl_s``: cached KV unused for longer
+    is gone, on engines and at a hosted API (None or 0: kept). ``kv_tiers``: stores of KV below the device, fastest
+    first. ``preemption``: what a decoding sequence without memory does: ``recompute`` its KV later, or ``swap`` it to
+    the first tier, which must be the host. ``usd_per_engine_h`` under the plan's accounting. ``start_s``: seconds from
+    the order of an engine to its first iteration. ``engines_per_server``: engines that fail together.
+    ``transfer_layers``: parts in which KV leaves while the prefill computes (1: all of it afterwards). ``batching``:
+    prompts are cut to the tokens of an iteration and wait for decodes (chunked), or are computed whole and before the
+    decodes. ``prefill_step``, ``decode_step``: step costs of iterations of only that, where they were measured apart;
+    by default ``step``.
     """
 
     name: str

@@ -12,7 +12,7 @@ step_seconds = compiled(step_time_s)
 
 @compiled
 def cost_of(pool: Any, phase: int) -> StepCost:
-    """The step cost of a pool for one of its three phases."""
+    """The step cost of a pool: of iterations of 0 prompts and decodes, 1 prompts only, 2 decodes only."""
     return StepCost(
         pool.fixed_s[phase],
         pool.token_s[phase],

@@ -16,8 +16,8 @@ Floats = NDArray[np.float64]
 
 NONE = -1
 STRANDED = -2
-MOST_TIERS = 3
 PHASES = 3  # step costs of a pool: iterations of prompts and decodes, of prompts only, of decodes only
+MOST_TIERS = 3
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
 
 
