@@ -121,7 +121,7 @@ def _saved_s(pool: Any, need: int, before: int, after: int) -> float:
         tokens = float(need - done)
         chunks = max(1.0, tokens / pool.budget)
         pairs = tokens * (done + 0.5 * tokens)
-        seconds += sign * chunks * step_seconds(cost_of(pool, 0), tokens / chunks, pairs / chunks, 0, 0)
+        seconds += sign * chunks * step_seconds(cost_of(pool, 1), tokens / chunks, pairs / chunks, 0, 0)
         sign = -1.0
     return seconds
 
