@@ -81,6 +81,13 @@ def test_files(plans: tuple[str, str], heterarch: Command) -> None:
     assert "ttft" not in out.partition("Note:")[0]
 
 
+def test_a_plot_that_cannot_be_made_is_refused_before_any_run(plans: tuple[str, str], heterarch: Command) -> None:
+    for name in ("s.doc", "s"):
+        words = (*plans, *QUICK, "-o", "r.jsonl", "--plot", name)
+        heterarch("sweep", *words, code=2, says=("no format of a picture", "expected: .png, .svg, .pdf"))
+    assert not Path("r.jsonl").exists()
+
+
 def test_a_sweep_file_and_options_over_it(plans: tuple[str, str], heterarch: Command) -> None:
     Path("sub").mkdir()
     text = "heterarch: sweep\nplans: [../fast.plan.yaml, ../cheap.plan.yaml]\nseeds: 2\nrequests: 20\nbaseline: cheap\n"

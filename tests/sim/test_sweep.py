@@ -213,7 +213,7 @@ def test_notes_say_how_far_to_trust_it() -> None:
 )
 def test_cells(mean: float, half: float | None, unit: str, shown: str) -> None:
     sign = "+" if shown.startswith("+") else ""
-    assert plus_minus(Interval(n=3, mean=mean, half=half), unit, sign) == shown  # type: ignore[arg-type]
+    assert plus_minus(Interval(n=3, mean=mean, half=half), unit, sign) == shown
 
 
 # ---------------------------------------------------------------- results files
@@ -267,7 +267,7 @@ def test_a_full_disk_keeps_what_was_finished(tmp_path: Path) -> None:
     made: list[Run] = []
     results = Results(sweep.settings, path)
     with pytest.raises(InputError, match=r"r.jsonl: cannot write the results(?s:.)*goes on where it stopped"):
-        run_sweep(sweep, results, tick=lambda run: (made.append(run), limit(path.stat().st_size + 100)))  # type: ignore[func-returns-value]
+        run_sweep(sweep, results, tick=lambda run: (made.append(run), limit(path.stat().st_size + 100)))
     limit(None)
     assert len(made) == 1
     assert not path.read_text().endswith("\n")
@@ -314,7 +314,7 @@ def dying(folder: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setenv("DEATHS", str(folder / "deaths"))
     monkeypatch.setenv("MOST", str(most))
     monkeypatch.delitem(sys.modules, "killer", raising=False)
-    import killer  # type: ignore[import-not-found]
+    import killer
 
     yield lambda works: in_processes(works, 2, killer.task)
 
@@ -326,7 +326,7 @@ def test_a_worker_that_dies_is_replaced(
     sweep = of(plan(), seeds=5)
     results = Results(sweep.settings)
     with dying(tmp_path, most, monkeypatch) as workers:
-        run_sweep(sweep, results, workers)  # type: ignore[arg-type]
+        run_sweep(sweep, results, workers)
     by_seed = {run.seed: run for run in results.runs.values()}
     assert {seed: run.status for seed, run in by_seed.items()} == {**dict.fromkeys(range(5), "done"), 1: status}
     assert by_seed[1].reason == (DIED if status == "failed" else "")

@@ -1,4 +1,4 @@
-"""The files that a simulation is asked to leave."""
+"""The files that a simulation is asked to leave, and plots of sweeps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from heterarch.cli.output import file_to_write, note
 from heterarch.documents import write_text
-from heterarch.report.plot import Plotted, check_plot, plot_run
+from heterarch.report.plot import Plotted, check_picture, check_plot, plot_run
 from heterarch.report.records import write_parquet
 from heterarch.report.series import write_series
 from heterarch.report.trace_events import Run, write_trace_events
@@ -37,6 +37,17 @@ def place_to_plot(path: Path | None) -> Path | None:
     if path is not None:
         check_plot(path)
     return path if path is None or path.is_dir() else file_to_write(path)
+
+
+def picture_to_write(path: Path | None) -> Path | None:
+    """A file for a plot, checked before any work is done for it.
+
+    Raises:
+        InputError: it cannot be written, has the suffix of no picture, or matplotlib is not installed.
+    """
+    if path is not None:
+        check_picture(path)
+    return file_to_write(path)
 
 
 def write_files(done: Simulation, files: Files) -> None:

@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from heterarch.catalog.catalog import Catalog
+from heterarch.cli.files import picture_to_write
 from heterarch.cli.output import JSON_HELP, OVERLAY_HELP, above_zero, console, file_to_write, note, print_json
 from heterarch.cli.pipeline import flat_of
 from heterarch.documents import validate, write_text
@@ -48,7 +49,7 @@ def sweep(
     ),
     csv: Path | None = typer.Option(None, help="Write every metric of every cell.", callback=file_to_write),
     plot: Path | None = typer.Option(
-        None, help="Write a plot of metrics against load (extra `plot`).", callback=file_to_write
+        None, help="Write a plot of metrics against load: .png, .svg or .pdf (extra `plot`).", callback=picture_to_write
     ),
     jobs: int = typer.Option(os.cpu_count() or 1, min=1, help="Processes; the numbers do not depend on it."),
     ray: bool = typer.Option(False, "--ray", help="Run on a Ray cluster (extra `ray`)."),

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Policies: routers and admission, alike in the simulator and live."""

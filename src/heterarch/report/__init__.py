@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Reports: what happened, simulated or live, in one schema."""

@@ -14,7 +14,7 @@ FEWEST = 100  # waits below which there is no verdict
 #: a trend by chance is as likely as 1.3 in 1,000 where waits are independent; over 1,000 requests of an M/M/1 queue
 #: the rule finds 0 %, 0 %, 3 %, 47 %, 81 % and 100 % overloaded at a load of 0.7, 0.9, 0.95, 1.05, 1.1 and 1.25
 SIGNIFICANT = 3.0
-GROWS = 0.03
+GROWS = 0.03  # seconds per second, our choice: a load 3 % beyond what is served
 
 
 class Trend(NamedTuple):

@@ -59,15 +59,27 @@ def check_plot(path: Path) -> None:
     Raises:
         InputError: matplotlib is not installed, or ``path`` is no folder and has the suffix of no picture.
     """
+    _check(path, folder=True)
+
+
+def check_picture(path: Path) -> None:
+    """Likewise for a single picture.
+
+    Raises:
+        InputError: matplotlib is not installed, or ``path`` has the suffix of no picture.
+    """
+    _check(path, folder=False)
+
+
+def _check(path: Path, *, folder: bool) -> None:
     try:
         importlib.import_module("matplotlib.figure")
     except ImportError:
         raise InputError("plots need matplotlib", fix="pip install 'heterarch[plot]'") from None
-    if path.suffix and not path.is_dir() and path.suffix[1:].lower() not in FORMATS:
-        expected = ", ".join(f".{name}" for name in FORMATS)
-        raise InputError(
-            "no format of a picture", observed=path.suffix, expected=f"{expected}, or a folder", where=str(path)
-        )
+    into_folder = folder and (path.is_dir() or not path.suffix)
+    if not into_folder and path.suffix[1:].lower() not in FORMATS:
+        expected = ", ".join(f".{name}" for name in FORMATS) + (", or a folder" if folder else "")
+        raise InputError("no format of a picture", observed=path.suffix or "none", expected=expected, where=str(path))
 
 
 def _subjects(run: Plotted) -> dict[str, list[Draw]]:
@@ -83,7 +95,6 @@ def _subjects(run: Plotted) -> dict[str, list[Draw]]:
 
 
 def _save(parts: Sequence[Draw], report: Report, path: Path) -> None:
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -97,6 +108,19 @@ def _save(parts: Sequence[Draw], report: Report, path: Path) -> None:
     for axis in axes[len(parts) :]:
         axis.set_axis_off()
     figure.suptitle(_title(report))
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib in the format of its suffix, whole or not at all.
+
+    It says no date, so that the same figure gives the same bytes.
+
+    Raises:
+        InputError: the folder is absent or may not be written, or the disk is full.
+    """
+    import matplotlib
+
     kind = path.suffix[1:].lower()
     undated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with matplotlib.rc_context({"svg.hashsalt": "heterarch"}), replacing(path) as stream:

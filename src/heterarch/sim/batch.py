@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from heterarch.sim.cache import append_run, cover, hold, idle_on_path, keep_all, lookup, release, take
+from heterarch.sim.cache import append_run, blocks_of, cover, hold, idle_on_path, keep_all, lookup, release, take
 from heterarch.sim.compiled import compiled, inlined
 from heterarch.sim.heap import drop_finish, push_finish
 from heterarch.sim.seconds import cost_of, step_seconds
@@ -26,12 +26,6 @@ NO_LOAD, LOADED, SWAPPED = int(Load.NONE), int(Load.LOADED), int(Load.SWAPPED)
 
 #: iterations in a row that decodes make way for whole prompts, as `max_preemptions` of splitwise-sim's start states
 MOST_RESTS = 4
-
-
-@compiled
-def blocks_of(tree: Any, tokens: int) -> int:
-    """KV blocks of ``tokens`` tokens."""
-    return int((tokens + tree.block_tokens - 1) // tree.block_tokens)
 
 
 @compiled
@@ -118,7 +112,7 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
     engine.computing = tokens - decodes
     engine.still = tokens == engine.decodes and pairs == 0.0 and (engine.head < 0 or _refuses_still(s, pool, first))
     if tokens > 0:
-        phase = _phase_of(tokens, decodes)
+        phase = _kind_of(tokens, decodes)
         others_s = _without_context_s(pool, phase, tokens, pairs, decodes)
         engine.started_s = now_s
         context_s = pool.context_s[phase] + pool.mixed_s[phase] * (pairs > 0)
@@ -154,8 +148,8 @@ def _riding(s: Any, tree: Any, e: int, tokens: int, first: int) -> int:
 
 
 @compiled
-def _phase_of(tokens: int, decodes: int) -> int:
-    """Which of a pool's step costs an iteration has: 0 mixed, 1 prompts only, 2 decodes only."""
+def _kind_of(tokens: int, decodes: int) -> int:
+    """Which of a pool's step costs an iteration has; numbers as in :func:`heterarch.sim.seconds.cost_of`."""
     return 2 if tokens == decodes else (1 if decodes == 0 else 0)
 
 
@@ -256,7 +250,7 @@ def start_decode(s: Any, tree: Any, e: int, task: int) -> None:
     sequence.from_context = sequence.need + 1
     engine.decodes += 1
     engine.context += sequence.from_context
-    s.crossing[e, _phase(sequence, tree)] += 1
+    s.crossing[e, _crossing_of(sequence, tree)] += 1
     last = engine.iteration + sequence.left - 1
     engine.finishes = push_finish(s.finishes[e], engine.finishes, last, task)
 
@@ -298,7 +292,8 @@ def free_blocks(s: Any, t: Any, tree: Any, e: int, task: int, keep_answer: bool)
 
 
 @compiled
-def _phase(sequence: Any, tree: Any) -> int:
+def _crossing_of(sequence: Any, tree: Any) -> int:
+    """The iteration, modulo block size, at which a decode needs a block."""
     return int((sequence.from_iteration + 1 - sequence.from_context) % tree.block_tokens)
 
 
@@ -309,7 +304,7 @@ def _stop_decode(s: Any, tree: Any, e: int, task: int) -> None:
     context = sequence.from_context + made
     engine.decodes -= 1
     engine.context -= context
-    s.crossing[e, _phase(sequence, tree)] -= 1
+    s.crossing[e, _crossing_of(sequence, tree)] -= 1
     sequence.left -= made
     sequence.held += blocks_of(tree, context - 1) - blocks_of(tree, sequence.need)
     sequence.need = context
@@ -318,10 +313,10 @@ def _stop_decode(s: Any, tree: Any, e: int, task: int) -> None:
 @inlined
 def _grow(s: Any, t: Any, tree: Any, e: int) -> None:
     engine = s.engines[e]
-    phase = engine.iteration % tree.block_tokens
-    while s.crossing[e, phase] > engine.free + engine.idle:
+    row = engine.iteration % tree.block_tokens
+    while s.crossing[e, row] > engine.free + engine.idle:
         _preempt(s, t, tree, e, engine.run_tail)
-    wanted = s.crossing[e, phase]
+    wanted = s.crossing[e, row]
     if wanted > engine.free:
         take(s.nodes[engine.cache], engine, wanted)
     else:

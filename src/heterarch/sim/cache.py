@@ -13,6 +13,12 @@ from heterarch.sim.compiled import compiled
 
 
 @compiled
+def blocks_of(tree: Any, tokens: int) -> int:
+    """KV blocks of ``tokens`` tokens."""
+    return int((tokens + tree.block_tokens - 1) // tree.block_tokens)
+
+
+@compiled
 def lookup(tree: Any, row: Any, leaf: int) -> int:
     """Leading blocks of the prompt that ends at ``leaf`` which the cache ``row`` holds."""
     node = leaf

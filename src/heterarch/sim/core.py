@@ -1,6 +1,6 @@
 """The compiled event loop: one event per engine iteration at most, resumable at any time.
 
-:func:`advance` runs until nothing is left, a time is reached, or a router written in Python must decide. Between two
+:func:`advance` runs until nothing is left, a time is reached, or a policy written in Python must decide. Between two
 calls Python may look at the state, change the health of engines or stop.
 """
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from heterarch.cost import step, transfer
 from heterarch.policy import admission, router
+from heterarch.policy.admission import Admission
 from heterarch.policy.base import RouterView
 from heterarch.policy.router import least_pending_tokens, least_queued, prefix_affinity
 from heterarch.sim import batch, cache, flow, gate, heap, links, seconds, speculate, stranded, tiers
 from heterarch.sim.batch import (
     begin_iteration,
-    blocks_of,
     cached_blocks,
     decode_on,
     end_iteration,
@@ -28,7 +28,7 @@ from heterarch.sim.batch import (
     start_decode,
     to_front,
 )
-from heterarch.sim.cache import keep_all, lookup
+from heterarch.sim.cache import blocks_of, keep_all, lookup
 from heterarch.sim.compiled import bound, compiled, entry, fingerprint, inlined
 from heterarch.sim.flow import COMPLETED, FAILED, REJECTED, end_task, first_token, open_request
 from heterarch.sim.gate import answer, hold, judge, let_go, limited_until, token_seconds
@@ -58,7 +58,7 @@ REASONS = (
     "the admission policy rejected it",
 )
 TOO_LONG, NO_ENGINE, ENGINE_LOST, BEYOND_CONTEXT, NOT_ADMITTED = 0, 1, 2, 3, 4
-ADMITTED, REFUSED, WAITS = 0, 1, 2
+ADMITTED, REFUSED, WAITS = int(Admission.ADMIT), int(Admission.REJECT), int(Admission.WAIT)
 NOWHERE = -1  # no pool, where one may be named; or UNDECIDED
 ANSWERED = -1  # kind: Python has chosen an engine
 EVENT, ROOT, NETWORK = 0, 1, 2  # where the next thing stands
@@ -268,7 +268,7 @@ def _route(s: Any, t: Any, tree: Any, task: int, p: int, now_s: float) -> bool:
 
 @compiled
 def fill_view(s: Any, t: Any, tree: Any, task: int, p: int) -> None:
-    """Write what a router sees of pool ``p`` into the scratch arrays."""
+    """Write what a policy sees of pool ``p`` into the scratch arrays; but for ``wait``, which :func:`judge` adds."""
     first = s.pools[p].first
     shares = t.rows[task].node >= 0
     for e in range(first, first + s.pools[p].engines):

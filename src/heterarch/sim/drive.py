@@ -183,41 +183,6 @@ def waiting(state: State) -> int:
     return queued
 
 
-def admission_view(state: State, tasks: Tasks, task: int, pool: int) -> AdmissionView:
-    """What an admission policy sees of ``pool`` for ``task``, from the scratch arrays that the core filled."""
-    a = int(state.pools[pool]["first"])
-    views = state.views[a : a + int(state.pools[pool]["engines"])]
-    views.flags.writeable = False
-    now_s = float(state.clock[0]["now_s"])
-    return AdmissionView(
-        now_s,
-        now_s - float(state.sequences["submitted_s"][task]),
-        int(tasks.rows["prompt_tokens"][task]),
-        views["age"],
-        views["wait"],
-        views["pending"],
-        views["decode"],
-        views["queued"],
-        views["running"],
-        views["healthy"],
-    )
-
-
-def _judge(state: State, tasks: Tasks, admission: AdmissionPolicy | None) -> None:
-    if admission is None:
-        raise InputError("the run has no built-in admission policy and none was given")
-    clock = state.clock[0]
-    view = admission_view(state, tasks, int(clock["ask_task"]), int(clock["ask_pool"]))
-    decision = ask("admission policy", admission, view)
-    if decision not in list(Admission):
-        raise PolicyError(
-            f"admission policy {name_of(admission)!r} decided what does not exist",
-            observed=decision,
-            expected="0 (admit), 1 (reject) or 2 (wait)",
-        )
-    clock["decision"] = decision
-
-
 def _next_event_s(state: State, tasks: Tasks) -> float:
     clock = state.clock[0]
     times = [float(clock["sent_s"])]

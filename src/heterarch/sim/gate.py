@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from heterarch.policy.admission import AdmissionView, first_token_within, pending_below
+from heterarch.policy.admission import ADMISSIONS, Admission, AdmissionView, first_token_within, pending_below
 from heterarch.sim.compiled import compiled
 from heterarch.sim.heap import push_event
 from heterarch.sim.seconds import cost_of, step_seconds
@@ -13,6 +13,9 @@ from heterarch.sim.state import UNDECIDED, Event, PoolKind
 
 ADMIT_EVENT = int(Event.ADMIT)
 ENDPOINT = int(PoolKind.ENDPOINT)
+ADMITTED = int(Admission.ADMIT)
+DEADLINE = list(ADMISSIONS).index("deadline")
+_BURST_S = 60.0  # the rate limits of hosted APIs are per minute; a bucket holds that much
 
 _pending_below = compiled(pending_below)
 _first_token_within = compiled(first_token_within)
@@ -40,11 +43,11 @@ def judge(s: Any, t: Any, task: int, p: int, now_s: float) -> int:
         views.running,
         views.healthy,
     )
-    if clock.admission == 3:
+    if clock.admission == DEADLINE:
         room = _first_token_within(view, clock.admission_limit)
     else:
         room = _pending_below(view, clock.admission_limit)
-    return 0 if room else clock.otherwise
+    return ADMITTED if room else clock.otherwise
 
 
 @compiled
@@ -86,7 +89,7 @@ def _first_token_s(s: Any, t: Any, e: int, task: int) -> float:
 def token_seconds(t: Any, pool: Any, task: int) -> float:
     """Of the limit on tokens per minute, what a call uses up."""
     tokens = t.rows[task].prompt_tokens + max(t.rows[task].output_tokens, 1)
-    return float(min(60.0, pool.token_interval_s * tokens))
+    return float(min(_BURST_S, pool.token_interval_s * tokens))
 
 
 @compiled
@@ -94,9 +97,9 @@ def limited_until(pool: Any, tokens_s: float, now_s: float) -> float:
     """When the rate limits of a hosted API (token buckets that hold one minute) let a call pass."""
     start_s = now_s
     if pool.call_interval_s > 0.0:
-        start_s = max(start_s, pool.calls_due_s + pool.call_interval_s - 60.0)
+        start_s = max(start_s, pool.calls_due_s + pool.call_interval_s - _BURST_S)
     if tokens_s > 0.0:
-        start_s = max(start_s, pool.tokens_due_s + tokens_s - 60.0)
+        start_s = max(start_s, pool.tokens_due_s + tokens_s - _BURST_S)
     return float(start_s)
 
 

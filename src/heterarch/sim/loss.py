@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from heterarch.sim.events import add_events, drop_events
 from heterarch.sim.recall import recall
-from heterarch.sim.state import EVENT, NONE, Event, Health, Load, Shared, State
-from heterarch.sim.tasks import Int64, Table
+from heterarch.sim.state import NONE, Event, Health, Load, Shared, State
+from heterarch.sim.tasks import Int64
 
 _MOVES = (Event.HANDOFF, Event.ARRIVED)
 _QUEUES = ("head", "tail", "run_head", "run_tail", "partial", "prefilled", "prefilled_tail", "lru_head", "lru_tail")
@@ -41,7 +42,7 @@ def lose_engine(state: State, engine: int) -> None:
     now_s = float(state.clock[0]["now_s"])
     record = state.engines[engine]
     record["healthy"] = Health.DOWN
-    dropped = _drop_events(state, _concerns(state, engine))
+    dropped = drop_events(state, _concerns(state, engine))
     if (dropped["kind"] == Event.ITERATION).any():
         record["busy_s"] += max(0.0, now_s - record["started_s"])  # it begins later where it waits for a swap
     moves = dropped["id"][np.isin(dropped["kind"], _MOVES)]
@@ -77,18 +78,8 @@ def release_stranded(state: State, pool: int) -> None:
 def expire_stranded(state: State, pool: int) -> None:
     """Calls that wait for an engine of ``pool`` wait no longer."""
     stranded = _stranded(state, pool)
-    _drop_events(state, _expiries(state, stranded))
+    drop_events(state, _expiries(state, stranded))
     add_events(state, Event.EXPIRE, stranded)
-
-
-def add_events(state: State, kind: Event, ids: Sequence[int] | Int64) -> None:
-    """Events of ``kind`` that happen now, in the order of ``ids``."""
-    clock = state.clock[0]
-    new = np.zeros(len(ids), EVENT)
-    new["time_s"], new["kind"], new["id"] = clock["now_s"], kind, ids
-    new["order"] = clock["order"] + np.arange(len(new))
-    clock["order"] += len(new)
-    _set_events(state, np.concatenate([state.events[: clock["events"]], new]))
 
 
 def _ask_again(state: State, pool: int) -> None:
@@ -108,20 +99,6 @@ def _concerns(state: State, engine: int) -> NDArray[np.bool_]:
     return np.asarray(
         mine | (np.isin(live["kind"], (Event.ITERATION, Event.START, Event.LINK)) & (live["id"] == engine))
     )
-
-
-def _drop_events(state: State, which: NDArray[np.bool_]) -> Table:
-    """Take events out of the heap; those taken, in order."""
-    live = state.events[: state.clock[0]["events"]]
-    gone = live[which]
-    _set_events(state, live[~which])
-    return gone[np.lexsort((gone["order"], gone["time_s"]))]
-
-
-def _set_events(state: State, events: Table) -> None:
-    """Events in order are a heap."""
-    state.events[: len(events)] = events[np.lexsort((events["order"], events["time_s"]))]
-    state.clock[0]["events"] = len(events)
 
 
 def _hand_over_again(state: State, tasks: Int64) -> None:
@@ -182,7 +159,7 @@ def _waiting_with_kv(state: State, engine: int) -> list[int]:
 
 def _let_go(state: State, pool: int, stranded: list[int], tasks: list[int]) -> None:
     """Take ``tasks`` out of those that ``pool`` holds."""
-    _drop_events(state, _expiries(state, tasks))
+    drop_events(state, _expiries(state, tasks))
     gone = set(tasks)
     rest = [task for task in stranded if task not in gone]
     state.sequences["next"][rest] = [*rest[1:], NONE][: len(rest)]

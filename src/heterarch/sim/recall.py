@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from heterarch.sim.events import drop_events
 from heterarch.sim.state import NONE, Event, State
 
 
@@ -70,8 +71,5 @@ def _set_line(state: State, engine: int, tasks: list[int], goes_on: bool = False
 
 def _forget_start(state: State, engine: int) -> None:
     """Take the event out of the heap that would let ``engine`` begin to send."""
-    clock = state.clock[0]
-    live = state.events[: clock["events"]]
-    kept = live[~((live["kind"] == Event.LINK) & (live["id"] == engine))]
-    state.events[: len(kept)] = kept[np.lexsort((kept["order"], kept["time_s"]))]
-    clock["events"] = len(kept)
+    live = state.events[: state.clock[0]["events"]]
+    drop_events(state, (live["kind"] == Event.LINK) & (live["id"] == engine))

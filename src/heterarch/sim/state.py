@@ -30,20 +30,20 @@ class PoolKind(IntEnum):
 
 
 class Event(IntEnum):
-    """What the clock can bring; ``id`` is a task, or an engine for ITERATION."""
+    """What the clock can bring; ``id`` is a task where nothing else is said."""
 
     SUBMIT = 0
-    ITERATION = 1  # an engine's iteration ends
+    ITERATION = 1  # an engine's iteration ends; ``id`` is the engine
     HANDOFF = 2  # a prefill is done and its KV must go to a decode engine
     ARRIVED = 3  # the KV is there
     FIRST = 4  # an endpoint sends the first token
     DONE = 5  # a delay or an endpoint call ends
-    START = 6  # an idle engine has something to do
+    START = 6  # an idle engine has something to do; ``id`` is the engine
     RETRY = 7  # a call that lost its engine, or waited for one, goes to its router again
     EXPIRE = 8  # the patience of a call that waits for an engine ends
     LOADED = 9  # KV from a tier, or swapped out before, is on the device
-    LINK = 11  # an engine begins to send KV; ``id`` is the engine
-    ADMIT = 12  # the calls held before a pool are asked for again; ``id`` is the pool
+    LINK = 10  # an engine begins to send KV; ``id`` is the engine, -1: a transfer ends or a link has changed
+    ADMIT = 11  # the calls held before a pool are asked for again; ``id`` is the pool
 
 
 class Health(IntEnum):
@@ -59,7 +59,7 @@ class Stop(IntEnum):
 
     DONE = 0  # nothing is left to happen
     UNTIL = 1
-    ROUTE = 2  # a Python router must decide; see ``clock.route_task``, ``clock.route_pool``
+    ROUTE = 2  # a router in Python must decide; see ``clock.route_task``, ``clock.route_pool``
     STUCK = 3  # tasks remain that nothing will ever start
     ADMIT = 4  # an admission policy in Python must decide; see ``clock.ask_task``, ``clock.ask_pool``
 

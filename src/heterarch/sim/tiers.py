@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from heterarch.sim.cache import append_run, cover, expire, hold, keep_all, lookup, release, take, touch
+from heterarch.sim.cache import append_run, blocks_of, cover, expire, hold, keep_all, lookup, release, take, touch
 from heterarch.sim.compiled import compiled, inlined
 from heterarch.sim.heap import push_event
 from heterarch.sim.seconds import cost_of, step_seconds
@@ -28,11 +28,6 @@ SWAPPED, RETURNING = int(Load.SWAPPED), int(Load.RETURNING)
 def loads(s: Any, task: int) -> bool:
     """Whether ``task`` has its memory and waits for its KV."""
     return bool(s.sequences[task].tier == LOADING or s.sequences[task].tier == RETURNING)
-
-
-@compiled
-def _blocks(tree: Any, tokens: int) -> int:
-    return int((tokens + tree.block_tokens - 1) // tree.block_tokens)
 
 
 @compiled
@@ -204,9 +199,9 @@ def end_load(s: Any, tree: Any, task: int) -> None:
     returned = sequence.tier == RETURNING
     sequence.tier = LOADED
     if returned:
-        s.stores[engine.stores[0]].free += _blocks(tree, sequence.need)
+        s.stores[engine.stores[0]].free += blocks_of(tree, sequence.need)
         return
-    after = max(sequence.covered, _blocks(tree, sequence.done))
+    after = max(sequence.covered, blocks_of(tree, sequence.done))
     moved, twice = cover(tree, s.nodes[engine.cache], sequence.locked, sequence.covered, after)
     sequence.held -= moved
     engine.free += twice
@@ -223,7 +218,7 @@ def swap_out(s: Any, tree: Any, e: int, task: int) -> bool:
     engine, sequence = s.engines[e], s.sequences[task]
     store = s.stores[engine.stores[0]]
     tokens = sequence.need - 1
-    blocks = _blocks(tree, tokens)
+    blocks = blocks_of(tree, tokens)
     if blocks > store.free + store.idle:
         return False
     take(s.nodes[store.row], store, blocks)

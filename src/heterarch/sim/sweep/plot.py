@@ -7,22 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from heterarch.errors import InputError
+from heterarch.report.plot import check_picture, save_figure
 from heterarch.sim.sweep.metrics import SHOWN, UNITS
 from heterarch.sim.sweep.report import SweepReport
 
 
-def plot_sweep(report: SweepReport, path: Path | str, metrics: Sequence[str] = SHOWN) -> None:
+def plot_sweep(report: SweepReport, path: Path, metrics: Sequence[str] = SHOWN) -> None:
     """One panel per metric, one line per plan and router.
 
     Raises:
-        InputError: matplotlib is not installed, or the file cannot be written as a picture.
+        InputError: matplotlib is not installed, ``path`` has the suffix of no picture, or it cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("plots need matplotlib", fix="pip install 'heterarch[plot]'") from None
+    check_picture(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     wide = min(3, len(metrics))
     high = math.ceil(len(metrics) / wide)
     figure = Figure(figsize=(4 * wide, 3.2 * high + 0.6), layout="constrained")
@@ -36,10 +35,7 @@ def plot_sweep(report: SweepReport, path: Path | str, metrics: Sequence[str] = S
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8)
     chosen = report.settings
     figure.suptitle(f"{chosen.agent} under {chosen.workload}: means and {report.confidence:.0%} intervals")
-    try:
-        figure.savefig(path, dpi=110)
-    except (ValueError, OSError) as error:
-        raise InputError(f"cannot write the plot: {error}", where=str(path)) from None
+    save_figure(figure, path)
 
 
 def _panel(axis: Any, report: SweepReport, metric: str) -> None:
