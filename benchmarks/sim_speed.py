@@ -105,7 +105,7 @@ def _recorded_run(work: Tasks, pools: Sequence[Pool], in_python: bool) -> tuple[
     drive(state, work, tree, router=FewestQueued() if in_python else None)
     state = settled(state)
     rows = outcome.call_records(state, work)
-    return state, rows, outcome.request_records(state, np.zeros(len(state.requests)))
+    return state, rows, outcome.request_records(state)
 
 
 def peak_bytes(work: Tasks, pools: Sequence[Pool], in_python: bool) -> int:
@@ -167,7 +167,7 @@ def million_result(in_python: bool) -> dict[str, Any]:
     timed(calls(generated(100, 1.0)), [standard_pool(1)], in_python)  # loads or compiles the core
     work, pools = million()
     run = timed(work, pools, in_python)
-    iterations = sum(run.engines["iteration"])
+    iterations, peak_mb = sum(run.engines["iteration"]), _peak_mb()
     return {
         "case": "1M",
         "router": "python" if in_python else "builtin",
@@ -179,7 +179,7 @@ def million_result(in_python: bool) -> dict[str, Any]:
         "cpu_s": {"python" if in_python else "builtin": [run.cpu_s]},
         "iterations_per_cpu_s": {"python" if in_python else "builtin": iterations / run.cpu_s},
         "bytes_per_request": peak_bytes(work, pools, in_python) / len(work.rows),
-        "process": {"peak_rss_mb": _peak_mb()},
+        "process": {"peak_rss_mb": peak_mb},
     }
 
 

@@ -53,9 +53,9 @@ CALL = np.dtype(
         ("request", np.int32),
         ("session", np.int32),
         ("op", np.int32),
-        ("pool", np.int16),  # pool and engine (row within the pool) of the prefill
+        ("pool", np.int32),  # pool and engine (row within the pool) of the prefill
         ("engine", np.int32),
-        ("decode_pool", np.int16),
+        ("decode_pool", np.int32),
         ("decode_engine", np.int32),
         ("submitted_s", np.float64),
         ("scheduled_s", np.float64),
@@ -64,7 +64,7 @@ CALL = np.dtype(
         ("prompt_tokens", np.int32),
         ("cached_tokens", np.int32),
         ("output_tokens", np.int32),
-        ("restarts", np.int16),
+        ("restarts", np.int32),
         ("status", np.int8),
         ("kv_arrived_s", np.float64),  # at the decode engine, where it is another
     ]

@@ -87,16 +87,14 @@ def tool_records(state: State, tasks: Tasks) -> Records:
     return records
 
 
-def request_records(state: State, usd: Floats) -> Records:
-    """One :data:`heterarch.report.aggregate.REQUEST` row per request; ``usd`` [R] is what hosted APIs billed it."""
+def request_records(state: State) -> Records:
+    """One :data:`heterarch.report.aggregate.REQUEST` row per request; :func:`bill` adds what hosted APIs cost."""
     requests = state.requests
-    ended = requests["left"] == 0
     records = np.zeros(len(requests), REQUEST)
     records["session"] = -1
-    records["release_s"], records["usd"], records["reason"] = requests["release_s"], usd, requests["reason"]
-    records["finish_s"], records["status"] = requests["finish_s"], requests["status"]
-    records["finish_s"][~ended] = np.nan
-    records["status"][~ended & (requests["status"] == Status.COMPLETED)] = Status.UNFINISHED
+    for name in ("release_s", "finish_s", "status", "reason"):
+        records[name] = requests[name]
+    records["finish_s"][requests["left"] > 0] = np.nan
     return records
 
 
@@ -112,17 +110,17 @@ def offered(requests: Records, calls: Records, tools: Records) -> tuple[Records,
     return requests[there], calls, tools
 
 
-def endpoint_usd(pools: Sequence[Pool], calls: Records, requests: int) -> tuple[Floats, Floats]:
-    """USD that hosted APIs bill, by request and by pool; cached prompt tokens at their own price."""
-    by_request, by_pool = np.zeros(requests), np.zeros(len(pools))
+def bill(pools: Sequence[Pool], calls: Records, requests: Records) -> Floats:
+    """Add to ``requests`` the USD that hosted APIs bill each, cached prompt tokens at their own price; USD by pool."""
+    by_pool = np.zeros(len(pools))
     for row, pool in enumerate(pools):
         if pool.endpoint is None:
             continue
         mine = calls[(calls["pool"] == row) & (calls["status"] == Status.COMPLETED)]
         usd = call_usd(pool.endpoint, mine["prompt_tokens"], mine["cached_tokens"], mine["output_tokens"])
         by_pool[row] = usd.sum()
-        np.add.at(by_request, mine["request"], usd)
-    return by_request, by_pool
+        np.add.at(requests["usd"], mine["request"], usd)
+    return by_pool
 
 
 def pool_reports(

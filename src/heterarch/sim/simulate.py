@@ -260,8 +260,8 @@ class _World:
         state, tasks = self.state, self.tasks
         duration = outcome.span_s(state)
         calls = outcome.call_records(state, tasks)
-        by_request, by_pool = outcome.endpoint_usd(self.pools, calls, len(state.requests))
-        requests = outcome.request_records(state, by_request)
+        requests = outcome.request_records(state)
+        by_pool = outcome.bill(self.pools, calls, requests)
         requests["session"][tasks.rows["request"]] = tasks.rows["session"]
         times = self.times(outcome.begin_s(state) + duration)
         over_time = self._over_time(calls)

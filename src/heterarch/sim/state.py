@@ -418,6 +418,7 @@ def settled(state: State) -> State:
         progress=np.zeros(0, PROGRESS),
         events=np.zeros(0, EVENT),
         last_engine=np.zeros((0, len(state.pools)), np.int32),
+        roots=state.roots[-1:].copy(),
     )
 
 
