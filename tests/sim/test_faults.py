@@ -89,11 +89,11 @@ def assert_stores_add_up(state):
     """Free, cached and swapped blocks of a store are its capacity; nobody is swapped out when all has ended."""
     size = state.crossing.shape[1]
     there = np.isin(state.progress["tier"], (Load.SWAPPED, Load.RETURNING))
-    swapped = state.sequences[there]
-    where = state.engines["stores"][swapped["engine"], 0]
+    need = state.progress["need"][there]
+    where = state.engines["stores"][state.sequences["engine"][there], 0]
     for row, store in enumerate(state.stores):
         nodes = state.nodes[store["row"]]
-        used = int((-(-swapped["need"][where == row] // size)).sum())
+        used = int((-(-need[where == row] // size)).sum())
         assert min(store["free"], store["idle"]) >= 0
         assert store["free"] + store["idle"] + used == store["capacity"]
         assert nodes["resident"].sum() == store["idle"]
@@ -106,7 +106,7 @@ def assert_stores_add_up(state):
 def grown(state, row):
     """Blocks that decodes took since they began, the iteration under way included."""
     engine, size = state.engines[row], state.crossing.shape[1]
-    decoding = state.sequences[state.finishes[row, : engine["finishes"]]["task"]]
+    decoding = state.progress[state.finishes[row, : engine["finishes"]]["task"]]
     context = decoding["from_context"] + engine["iteration"] - decoding["from_iteration"] + engine["busy"] - 1
     return int((-(-context // size) + decoding["need"] // -size).sum())
 
