@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,11 +50,11 @@ from splitwise import s40
 
 from heterarch.plan.document import Pool
 from heterarch.policy.base import RouterView
-from heterarch.report.aggregate import e2e_s, summarise, ttft_s
+from heterarch.report.aggregate import Records, e2e_s, summarise, ttft_s
 from heterarch.sim import outcome
 from heterarch.sim.drive import drive
 from heterarch.sim.pools import pool_table
-from heterarch.sim.state import new_state
+from heterarch.sim.state import State, new_state, settled
 from heterarch.sim.tasks import Tasks, no_prefixes
 
 BUILTIN = "least-queued"
@@ -76,18 +77,12 @@ class Run(NamedTuple):
     cpu_s: float
     engines: dict[str, list[float]]  # per engine
     figures: dict[str, Any]  # mean, p50, p95, p99
-    state_bytes: int
-    record_bytes: int
 
 
 def timed(work: Tasks, pools: Sequence[Pool], in_python: bool) -> Run:
     """One run with its records, figures of each engine and summaries."""
     start = time.process_time()
-    tree = no_prefixes()
-    state = new_state(pool_table(pools, None if in_python else BUILTIN, tree.block_tokens), work, tree, False)
-    drive(state, work, tree, router=FewestQueued() if in_python else None)
-    rows = outcome.call_records(state, work)
-    requests = outcome.request_records(state, np.zeros(len(state.requests)))
+    state, rows, requests = _recorded_run(work, pools, in_python)
     span = outcome.span_s(state)
     capacity = state.pools["capacity"][state.engines["pool"]]
     engines = {
@@ -100,7 +95,26 @@ def timed(work: Tasks, pools: Sequence[Pool], in_python: bool) -> Run:
     found = {"ttft_s": ttft_s(rows), "tpot_ms": tpot_ms, "e2e_s": e2e_s(requests)}
     figures = {name: _figures(values) for name, values in found.items()}
     seconds = time.process_time() - start
-    return Run(seconds, engines, figures, sum(array.nbytes for array in state), rows.nbytes + requests.nbytes)
+    return Run(seconds, engines, figures)
+
+
+def _recorded_run(work: Tasks, pools: Sequence[Pool], in_python: bool) -> tuple[State, Records, Records]:
+    """What is left of the state, records of calls and of requests."""
+    tree = no_prefixes()
+    state = new_state(pool_table(pools, None if in_python else BUILTIN, 16), work, tree, False, steady=True)
+    drive(state, work, tree, router=FewestQueued() if in_python else None)
+    state = settled(state)
+    rows = outcome.call_records(state, work)
+    return state, rows, outcome.request_records(state)
+
+
+def peak_bytes(work: Tasks, pools: Sequence[Pool], in_python: bool) -> int:
+    """Most bytes beside the input at any time of a run with its records, passing ones too; the core must be loaded."""
+    tracemalloc.start()
+    _recorded_run(work, pools, in_python)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
 
 
 def result(name: str, in_python: bool, repeats: int) -> dict[str, Any]:
@@ -143,7 +157,7 @@ def result(name: str, in_python: bool, repeats: int) -> dict[str, Any]:
         "times_faster_than_reference": (
             case.loop_cpu_s / statistics.median(run[0] for run in runs["builtin"]) if folder else None
         ),
-        "bytes_per_request": _bytes(last, len(work.rows)),
+        "bytes_per_request": peak_bytes(work, pools, in_python) / len(work.rows),
         "process": _processes(name, columns),
     }
 
@@ -153,7 +167,7 @@ def million_result(in_python: bool) -> dict[str, Any]:
     timed(calls(generated(100, 1.0)), [standard_pool(1)], in_python)  # loads or compiles the core
     work, pools = million()
     run = timed(work, pools, in_python)
-    iterations = sum(run.engines["iteration"])
+    iterations, peak_mb = sum(run.engines["iteration"]), _peak_mb()
     return {
         "case": "1M",
         "router": "python" if in_python else "builtin",
@@ -164,8 +178,8 @@ def million_result(in_python: bool) -> dict[str, Any]:
         **run.figures,
         "cpu_s": {"python" if in_python else "builtin": [run.cpu_s]},
         "iterations_per_cpu_s": {"python" if in_python else "builtin": iterations / run.cpu_s},
-        "bytes_per_request": _bytes(run, len(work.rows)),
-        "process": {"peak_rss_mb": _peak_mb()},
+        "bytes_per_request": peak_bytes(work, pools, in_python) / len(work.rows),
+        "process": {"peak_rss_mb": peak_mb},
     }
 
 
@@ -196,10 +210,6 @@ def _apart(plain: Any, run: Run) -> dict[str, float]:
     """How far the summaries of the plain loop are from those of the engine, at most."""
     figures = {name: _figures(values) for name, values in plain[3].items()}
     return {name: max(abs(a - b) for a, b in zip(row, run.figures[name], strict=True)) for name, row in figures.items()}
-
-
-def _bytes(run: Run, requests: int) -> dict[str, float]:
-    return {"state": run.state_bytes / requests, "records": run.record_bytes / requests}
 
 
 def _processes(name: str, columns: Columns) -> dict[str, float]:

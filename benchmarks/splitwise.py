@@ -130,7 +130,7 @@ def timed(work: Tasks, pools: Sequence[Pool], router: str | Router) -> tuple[flo
     start = time.process_time()
     state = simulated(work, pools, router)
     rows = outcome.call_records(state, work)
-    requests = outcome.request_records(state, np.zeros(len(state.requests)))
+    requests = outcome.request_records(state)
     tbt_ms = 1e3 * (rows["finish_s"] - rows["first_token_s"]) / rows["output_tokens"]
     found = {"ttft_s": ttft_s(rows), "tpot_ms": tbt_ms, "e2e_s": e2e_s(requests)}
     figures = {name: _figures(values) for name, values in found.items()}

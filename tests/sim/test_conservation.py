@@ -85,19 +85,19 @@ def present(state: State, pools: list[Pool]) -> int:
             + _chain(state, int(state.pools["head"][row]), row)
         )
     moving = np.isfinite(state.sequences["first_s"]) & (state.sequences["status"] == 0)
-    return count + int((moving & (state.sequences["target"] >= 0) & ~_at_engine(state)).sum())
+    return count + int((moving & (state.progress["target"] >= 0) & ~_at_engine(state)).sum())
 
 
 def _chain(state: State, task: int, row: int) -> int:
     count = 0
     while task >= 0:
-        count, task = count + 1, int(state.sequences["next"][task]) if task != int(state.pools["tail"][row]) else -1
+        count, task = count + 1, int(state.progress["next"][task]) if task != int(state.pools["tail"][row]) else -1
     return count
 
 
 def _at_engine(state: State) -> Any:
     """Which sequences a decode engine has taken over."""
-    return state.sequences["engine"] == state.sequences["target"]
+    return state.sequences["engine"] == state.progress["target"]
 
 
 def step_by_step(world: World) -> tuple[State, float, list[int]]:

@@ -27,8 +27,8 @@ def test_first_token_comes_from_the_prefill_engine_and_kv_takes_its_time():
     state = run(pools(), apart([100], [5]))
     call = state.sequences[0]
     assert call["first_s"] == 1.0
-    assert call["arrived_s"] == 1.0 + 100 * 1000 / 50_000 + 0.25
-    assert call["finish_s"] == call["arrived_s"] + 4
+    assert state.transfers["arrived_s"][0] == 1.0 + 100 * 1000 / 50_000 + 0.25
+    assert call["finish_s"] == state.transfers["arrived_s"][0] + 4
     assert state.engines["transfer_tokens"].tolist() == [100, 0]
     assert state.engines["output_tokens"].tolist() == [1, 4]
     assert state.engines["free"].tolist() == [100, 100]
@@ -37,7 +37,7 @@ def test_first_token_comes_from_the_prefill_engine_and_kv_takes_its_time():
 def test_transfers_out_of_one_engine_follow_each_other():
     state = run(pools(), apart([100, 100], [5, 5]))
     assert state.sequences["first_s"].tolist() == [1.0, 1.0]
-    assert state.sequences["arrived_s"].tolist() == [3.25, 5.25]
+    assert state.transfers["arrived_s"].tolist() == [3.25, 5.25]
 
 
 def test_an_answer_of_one_token_needs_no_transfer():

@@ -72,7 +72,7 @@ def assert_blocks_add_up(state):
         if pools["kind"][engine["pool"]] != 0:
             continue
         mine = state.sequences["engine"] == row
-        held = int(state.sequences["held"][mine].sum()) + grown(state, row)
+        held = int(state.progress["held"][mine].sum()) + grown(state, row)
         kept = state.nodes[engine["cache"]] if engine["cache"] >= 0 else None
         used = 0 if kept is None else int(kept["resident"][kept["refs"] > 0].sum())
         idle = 0 if kept is None else int(kept["resident"][kept["refs"] == 0].sum())
@@ -88,25 +88,25 @@ def assert_blocks_add_up(state):
 def assert_stores_add_up(state):
     """Free, cached and swapped blocks of a store are its capacity; nobody is swapped out when all has ended."""
     size = state.crossing.shape[1]
-    there = np.isin(state.sequences["tier"], (Load.SWAPPED, Load.RETURNING))
-    swapped = state.sequences[there]
-    where = state.engines["stores"][swapped["engine"], 0]
+    there = np.isin(state.progress["tier"], (Load.SWAPPED, Load.RETURNING))
+    need = state.progress["need"][there]
+    where = state.engines["stores"][state.sequences["engine"][there], 0]
     for row, store in enumerate(state.stores):
         nodes = state.nodes[store["row"]]
-        used = int((-(-swapped["need"][where == row] // size)).sum())
+        used = int((-(-need[where == row] // size)).sum())
         assert min(store["free"], store["idle"]) >= 0
         assert store["free"] + store["idle"] + used == store["capacity"]
         assert nodes["resident"].sum() == store["idle"]
         assert (nodes["refs"] == 0).all()
     if (state.sequences["status"] != 0).all():
-        assert not state.sequences["tier"].any()
+        assert not state.progress["tier"].any()
         assert not state.engines["loaded"].any()
 
 
 def grown(state, row):
     """Blocks that decodes took since they began, the iteration under way included."""
     engine, size = state.engines[row], state.crossing.shape[1]
-    decoding = state.sequences[state.finishes[row, : engine["finishes"]]["task"]]
+    decoding = state.progress[state.finishes[row, : engine["finishes"]]["task"]]
     context = decoding["from_context"] + engine["iteration"] - decoding["from_iteration"] + engine["busy"] - 1
     return int((-(-context // size) + decoding["need"] // -size).sum())
 
@@ -221,7 +221,7 @@ def test_kv_on_its_way_to_a_dead_engine_is_sent_again():
     state, _ = disturbed(apart(decode=2), split([96], [10]), EngineCrash(at_s=2.0, pool="d", engine=0, restarts=False))
     call = state.sequences[0]
     assert call["engine"] == 2
-    assert call["arrived_s"] == pytest.approx(2.0 + 1.92 + 0.25)  # all of it again
+    assert state.transfers["arrived_s"][0] == pytest.approx(2.0 + 1.92 + 0.25)  # all of it again
     assert state.sequences["losses"][0] == 0
     assert_blocks_add_up(state)
 
@@ -247,9 +247,9 @@ def test_a_server_with_both_ends_of_a_transfer():
 def test_a_call_waits_for_a_decode_engine_with_its_kv():
     crash = EngineCrash(at_s=0.5, pool="d")
     state, _ = disturbed(apart(start_s=9.0), split([96], [10]), crash)
-    assert state.sequences["arrived_s"][0] == pytest.approx(9.5 + 1.92 + 0.25)
+    assert state.transfers["arrived_s"][0] == pytest.approx(9.5 + 1.92 + 0.25)
     state, _ = disturbed(apart(start_s=9.0), split([96], [10]), crash, EngineCrash(at_s=5.0, pool="p"))
-    assert state.sequences["arrived_s"][0] == pytest.approx(14.0 + 1 + 97 * 0.02 + 0.25)
+    assert state.transfers["arrived_s"][0] == pytest.approx(14.0 + 1 + 97 * 0.02 + 0.25)
     assert state.engines["output_tokens"].tolist() == [2, 8]
     assert_blocks_add_up(state)
 
@@ -257,7 +257,7 @@ def test_a_call_waits_for_a_decode_engine_with_its_kv():
 @pytest.mark.parametrize("to", ["", "d"])
 def test_kv_waits_for_a_lost_link_and_goes_on(to):
     state, _ = disturbed(apart(), split([96, 96], [10, 10], [0.0, 5.0]), LinkLoss(at_s=2.0, pool="p", to=to, for_s=20))
-    assert state.sequences["arrived_s"] == pytest.approx([22 + 0.92 + 0.25, 22 + 0.92 + 1.92 + 0.25])
+    assert state.transfers["arrived_s"] == pytest.approx([22 + 0.92 + 0.25, 22 + 0.92 + 1.92 + 0.25])
     assert (state.sequences["losses"] == 0).all()
     assert_blocks_add_up(state)
 

@@ -35,7 +35,7 @@ def test_two_senders_share_what_one_engine_receives():
     # 100 and 50 kB from two engines into one at 50 kB/s: both at 25 kB/s until 3 s, the rest alone
     state = run(pair(prefills=2), apart([100, 50], [5, 5]))
     assert state.sequences["first_s"].tolist() == [1.0, 1.0]
-    assert state.sequences["arrived_s"].tolist() == pytest.approx([4.0, 3.0])
+    assert state.transfers["arrived_s"].tolist() == pytest.approx([4.0, 3.0])
 
 
 def test_a_slow_sender_leaves_the_rest_to_the_fast_one():
@@ -48,15 +48,15 @@ def test_a_slow_sender_leaves_the_rest_to_the_fast_one():
     links = [PoolLink(sender="slow", receiver="d", bytes_per_s=10_000.0)]
     work = calls_of([100, 100], [5, 5], prefill_pool=[0, 1], decode_pool=[2, 2])
     state = run(pools, work, links=links)
-    assert state.sequences["arrived_s"].tolist() == pytest.approx([1 + 10.0, 1 + 2.5])
+    assert state.transfers["arrived_s"].tolist() == pytest.approx([1 + 10.0, 1 + 2.5])
 
 
 def test_all_pairs_of_a_shared_link_share_it():
     links = [PoolLink(sender="p", receiver="d", bytes_per_s=40_000.0, latency_s=0.5, shared_bytes_per_s=40_000.0)]
     shared = run(pair(4, 4), apart([100] * 4, [5] * 4), links=links)
-    assert shared.sequences["arrived_s"].tolist() == pytest.approx([1 + 10.0 + 0.5] * 4)
+    assert shared.transfers["arrived_s"].tolist() == pytest.approx([1 + 10.0 + 0.5] * 4)
     own = run(pair(4, 4), apart([100] * 4, [5] * 4), links=[links[0].model_copy(update={"shared_bytes_per_s": 0.0})])
-    assert own.sequences["arrived_s"].tolist() == pytest.approx([1 + 2.5 + 0.5] * 4)
+    assert own.transfers["arrived_s"].tolist() == pytest.approx([1 + 2.5 + 0.5] * 4)
 
 
 def test_a_stated_link_needs_no_network_card():
@@ -64,7 +64,7 @@ def test_a_stated_link_needs_no_network_card():
     links = [PoolLink(sender="p", receiver="d", bytes_per_s=100_000.0)]
     work = apart([100], [5])
     check_placement(work, bare, links)
-    assert run(bare, work, links=links).sequences[0]["arrived_s"] == pytest.approx(2.0)
+    assert run(bare, work, links=links).transfers[0]["arrived_s"] == pytest.approx(2.0)
 
 
 def test_a_link_of_an_unknown_pool_is_named():
@@ -80,14 +80,14 @@ def test_layers_that_leave_during_the_prefill_are_hidden_as_the_cost_model_says(
     call = state.sequences[0]
     rate = TransferRate(50_000.0, 0.0, Source(Grade.GUESS, "test"), layers)
     expected = kv_transfer_s(kilobytes * 1000.0, rate, prefill_s=1.0)
-    assert call["arrived_s"] - call["first_s"] == pytest.approx(expected)
+    assert state.transfers["arrived_s"][0] - call["first_s"] == pytest.approx(expected)
     assert state.links["sent_bytes"].sum() == kilobytes * 1000
 
 
 def test_two_prompts_of_one_iteration_hide_no_more_than_the_link_carries():
     # of the 80 kB that both send, the link carries 45 kB between the end of the first of 10 layers and that of the last
     state = run(pair(sender={"transfer_layers": 10}), apart([40, 40], [5, 5]))
-    assert state.sequences["arrived_s"].tolist() == pytest.approx([1 + 4_000 / 50_000, 1 + 35_000 / 50_000])
+    assert state.transfers["arrived_s"].tolist() == pytest.approx([1 + 4_000 / 50_000, 1 + 35_000 / 50_000])
 
 
 def random_world(seed):
@@ -126,14 +126,14 @@ def test_bytes_are_conserved_and_no_limit_is_exceeded(seed):
     pools, work, links = random_world(seed)
     state = run(pools, work, links=links)
     assert (state.sequences["status"] == Status.COMPLETED).all()
-    moved = np.isfinite(state.sequences["arrived_s"])
+    moved = np.isfinite(state.transfers["arrived_s"])
     bytes_ = work.rows["prompt_tokens"][moved] * 1000
     assert state.links["sent_bytes"].sum() == pytest.approx(bytes_.sum())
     assert state.engines["free"].tolist() == [10_000] * len(state.engines)
     assert state.clock[0]["sending"] == 0
     for pool, row, rate in ((0, links[0], min(30_000.0, links[0].shared_bytes_per_s)), (1, None, 9_000.0)):
         mine = moved & (work.rows["prefill_pool"] == pool)
-        seconds = state.sequences["arrived_s"][mine] - state.sequences["first_s"][mine]
+        seconds = state.transfers["arrived_s"][mine] - state.sequences["first_s"][mine]
         parts = pools[pool].transfer_layers
         least = work.rows["prompt_tokens"][mine] * 1000 / parts / rate + (row.latency_s if row else 0.0)
         assert (seconds >= least * (1 - 1e-9)).all()
@@ -156,5 +156,6 @@ def test_where_the_core_is_interrupted_changes_nothing(seed, slices, most):
         if stop == Stop.DONE:
             break
         assert stop == Stop.UNTIL
-    for name in ("first_s", "arrived_s", "finish_s"):
+    np.testing.assert_array_equal(state.transfers["arrived_s"], whole.transfers["arrived_s"])
+    for name in ("first_s", "finish_s"):
         np.testing.assert_array_equal(state.sequences[name], whole.sequences[name])

@@ -37,7 +37,8 @@ def world(seed, split, unbounded, batching="chunked"):
 
 def contents(state: State) -> list[bytes]:
     ends = [
-        getattr(state, name).tobytes() for name in ("sequences", "requests", "engines", "pools", "nodes", "crossing")
+        getattr(state, name).tobytes()
+        for name in ("sequences", "progress", "requests", "engines", "pools", "nodes", "crossing")
     ]
     return [*ends, state.clock["now_s"].tobytes(), state.clock["decisions"].tobytes()]
 

@@ -38,21 +38,21 @@ def cached_blocks(s: Any, t: Any, tree: Any, e: int, task: int) -> int:
 @compiled
 def enqueue(s: Any, t: Any, tree: Any, e: int, task: int, front: bool) -> None:
     """Put ``task`` into the queue of engine ``e``."""
-    engine, sequence = s.engines[e], s.sequences[task]
+    engine, sequence, progress = s.engines[e], s.sequences[task], s.progress[task]
     engine.still = 0
     sequence.engine = e
-    if sequence.owed == 0:
+    if progress.owed == 0:
         found = cached_blocks(s, t, tree, e, task) * tree.block_tokens
-        sequence.owed = sequence.need - min(found, sequence.need - 1)
-        engine.unprefilled += sequence.owed
+        progress.owed = progress.need - min(found, progress.need - 1)
+        engine.unprefilled += progress.owed
     engine.queued += 1
-    sequence.next = -1
+    progress.next = -1
     if front:
         to_front(s, e, task)
     elif engine.head < 0:
         engine.head = engine.tail = task
     else:
-        s.sequences[engine.tail].next = task
+        s.progress[engine.tail].next = task
         engine.tail = task
 
 
@@ -63,10 +63,10 @@ def to_front(s: Any, e: int, task: int) -> None:
     engine.still = 0
     before, after = -1, engine.head
     for _ in range(engine.loaded):
-        before, after = after, s.sequences[after].next
-    s.sequences[task].next = after
+        before, after = after, s.progress[after].next
+    s.progress[task].next = after
     if before >= 0:
-        s.sequences[before].next = task
+        s.progress[before].next = task
     else:
         engine.head = task
     if after < 0:
@@ -90,18 +90,18 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
         task = engine.partial
         if task < 0:
             task = engine.head
-            if task < 0 or s.sequences[task].transferred or _too_much(s, pool, task, tokens):
+            if task < 0 or s.progress[task].transferred or _too_much(s, pool, task, tokens):
                 break
             if not _admit(s, t, tree, e, task, now_s):
                 break
             if loads(s, task):
                 continue
             engine.partial = task
-        sequence = s.sequences[task]
-        chunk = sequence.need - sequence.done
+        progress = s.progress[task]
+        chunk = progress.need - progress.done
         if not pool.whole:
             chunk = min(limit - tokens, chunk)
-        pairs += chunk * (sequence.done + 0.5 * chunk)
+        pairs += chunk * (progress.done + 0.5 * chunk)
         tokens += chunk
         _compute(s, t, tree, e, task, chunk)
     decodes = engine.decodes
@@ -124,7 +124,7 @@ def begin_iteration(s: Any, t: Any, tree: Any, e: int, now_s: float) -> bool:
 @compiled
 def _too_much(s: Any, pool: Any, task: int, tokens: int) -> bool:
     """Whether a prompt that is never cut must wait for the next batch; the first of a batch may exceed the budget."""
-    return bool(pool.whole and tokens > 0 and tokens + s.sequences[task].owed > pool.budget)
+    return bool(pool.whole and tokens > 0 and tokens + s.progress[task].owed > pool.budget)
 
 
 @compiled
@@ -223,7 +223,7 @@ def next_finished(s: Any, t: Any, tree: Any, e: int) -> int:
     task = s.finishes[e, 0].task
     engine.finishes = drop_finish(s.finishes[e], engine.finishes, 0)
     _stop_decode(s, tree, e, task)
-    s.sequences[task].left = 0
+    s.progress[task].left = 0
     leave(s, t, tree, e, task)
     free_blocks(s, t, tree, e, task, True)
     return int(task)
@@ -235,37 +235,37 @@ def next_prefilled(s: Any, e: int) -> int:
     engine = s.engines[e]
     task = engine.prefilled
     if task >= 0:
-        sequence = s.sequences[task]
-        engine.prefilled = sequence.next
+        progress = s.progress[task]
+        engine.prefilled = progress.next
         engine.output_tokens += 1
-        sequence.left -= 1
+        progress.left -= 1
     return int(task)
 
 
 @compiled
 def start_decode(s: Any, tree: Any, e: int, task: int) -> None:
     """Let a running sequence take part in the decodes from the next iteration on."""
-    engine, sequence = s.engines[e], s.sequences[task]
-    sequence.from_iteration = engine.iteration
-    sequence.from_context = sequence.need + 1
+    engine, progress = s.engines[e], s.progress[task]
+    progress.from_iteration = engine.iteration
+    progress.from_context = progress.need + 1
     engine.decodes += 1
-    engine.context += sequence.from_context
-    s.crossing[e, _crossing_of(sequence, tree)] += 1
-    last = engine.iteration + sequence.left - 1
+    engine.context += progress.from_context
+    s.crossing[e, _crossing_of(progress, tree)] += 1
+    last = engine.iteration + progress.left - 1
     engine.finishes = push_finish(s.finishes[e], engine.finishes, last, task)
 
 
 @compiled
 def leave(s: Any, t: Any, tree: Any, e: int, task: int) -> None:
     """Give up the seat; blocks stay."""
-    engine, sequence = s.engines[e], s.sequences[task]
-    before, after = sequence.run_prev, sequence.run_next
+    engine, progress = s.engines[e], s.progress[task]
+    before, after = progress.run_prev, progress.run_next
     if before >= 0:
-        s.sequences[before].run_next = after
+        s.progress[before].run_next = after
     else:
         engine.run_head = after
     if after >= 0:
-        s.sequences[after].run_prev = before
+        s.progress[after].run_prev = before
     else:
         engine.run_tail = before
     engine.running -= 1
@@ -274,40 +274,40 @@ def leave(s: Any, t: Any, tree: Any, e: int, task: int) -> None:
 @compiled
 def free_blocks(s: Any, t: Any, tree: Any, e: int, task: int, keep_answer: bool) -> None:
     """Give back the blocks of ``task``; its prompt, and its answer if the tree knows it, stay as a cache."""
-    engine, sequence = s.engines[e], s.sequences[task]
+    engine, progress = s.engines[e], s.progress[task]
     engine.still = 0
-    engine.free += sequence.held
-    sequence.held = 0
+    engine.free += progress.held
+    progress.held = 0
     cache = engine.cache
     leaf_out = t.rows[task].node_out if keep_answer else -1
     if cache >= 0 and s.clock[0].unbounded:
         keep_all(tree, s.nodes[cache], leaf_out)
-    elif sequence.locked >= 0:
+    elif progress.locked >= 0:
         if s.pools[engine.pool].ttl_s > 0.0 or s.pools[engine.pool].tiers > 0:
-            note_use(s, t, tree, e, task, leaf_out, keep_answer or sequence.done >= sequence.need)
+            note_use(s, t, tree, e, task, leaf_out, keep_answer or progress.done >= progress.need)
         if leaf_out >= 0:
-            engine.free -= append_run(tree, s.nodes[cache], engine, sequence.locked, leaf_out)
-        release(tree, s.nodes[cache], engine, sequence.locked)
-        sequence.locked = -1
+            engine.free -= append_run(tree, s.nodes[cache], engine, progress.locked, leaf_out)
+        release(tree, s.nodes[cache], engine, progress.locked)
+        progress.locked = -1
 
 
 @compiled
-def _crossing_of(sequence: Any, tree: Any) -> int:
+def _crossing_of(progress: Any, tree: Any) -> int:
     """The iteration, modulo block size, at which a decode needs a block."""
-    return int((sequence.from_iteration + 1 - sequence.from_context) % tree.block_tokens)
+    return int((progress.from_iteration + 1 - progress.from_context) % tree.block_tokens)
 
 
 @compiled
 def _stop_decode(s: Any, tree: Any, e: int, task: int) -> None:
-    engine, sequence = s.engines[e], s.sequences[task]
-    made = engine.iteration - sequence.from_iteration
-    context = sequence.from_context + made
+    engine, progress = s.engines[e], s.progress[task]
+    made = engine.iteration - progress.from_iteration
+    context = progress.from_context + made
     engine.decodes -= 1
     engine.context -= context
-    s.crossing[e, _crossing_of(sequence, tree)] -= 1
-    sequence.left -= made
-    sequence.held += blocks_of(tree, context - 1) - blocks_of(tree, sequence.need)
-    sequence.need = context
+    s.crossing[e, _crossing_of(progress, tree)] -= 1
+    progress.left -= made
+    progress.held += blocks_of(tree, context - 1) - blocks_of(tree, progress.need)
+    progress.need = context
 
 
 @inlined
@@ -325,11 +325,11 @@ def _grow(s: Any, t: Any, tree: Any, e: int) -> None:
 
 @compiled
 def _preempt(s: Any, t: Any, tree: Any, e: int, task: int) -> None:
-    engine, sequence = s.engines[e], s.sequences[task]
+    engine, sequence, progress = s.engines[e], s.sequences[task], s.progress[task]
     decoding = task != engine.partial
     if not decoding:
         engine.partial = -1
-        engine.unprefilled -= sequence.owed
+        engine.unprefilled -= progress.owed
     else:
         _stop_decode(s, tree, e, task)
         for row in range(engine.finishes):
@@ -339,8 +339,8 @@ def _preempt(s: Any, t: Any, tree: Any, e: int, task: int) -> None:
     leave(s, t, tree, e, task)
     swapped = decoding and s.pools[engine.pool].swap != 0 and swap_out(s, tree, e, task)
     free_blocks(s, t, tree, e, task, False)
-    sequence.owed = 0
-    sequence.done = 0
+    progress.owed = 0
+    progress.done = 0
     sequence.restarts += 0 if swapped else 1
     engine.preemptions += 1
     enqueue(s, t, tree, e, task, True)
@@ -359,11 +359,11 @@ def _fits(s: Any, tree: Any, e: int, leaf: int, wanted: int) -> bool:
 
 @compiled
 def _admit(s: Any, t: Any, tree: Any, e: int, task: int, now_s: float) -> bool:
-    engine, sequence = s.engines[e], s.sequences[task]
+    engine, progress = s.engines[e], s.progress[task]
     if engine.running >= s.pools[engine.pool].seats:
         return False
-    if sequence.tier == LOADED:
-        sequence.tier = NO_LOAD
+    if progress.tier == LOADED:
+        progress.tier = NO_LOAD
         engine.loaded -= 1
         _seat(s, e, task)
         return True
@@ -373,19 +373,19 @@ def _admit(s: Any, t: Any, tree: Any, e: int, task: int, now_s: float) -> bool:
     found = lookup(tree, s.nodes[engine.cache], leaf) if leaf >= 0 else 0
     shared = tree.runs[leaf].end if leaf >= 0 else 0
     unbounded = s.clock[0].unbounded != 0
-    wanted = max(blocks_of(tree, sequence.need), shared) - (shared if unbounded else found)
-    coming = blocks_of(tree, sequence.need + 1) - blocks_of(tree, sequence.need) if sequence.tier == SWAPPED else 0
+    wanted = max(blocks_of(tree, progress.need), shared) - (shared if unbounded else found)
+    coming = blocks_of(tree, progress.need + 1) - blocks_of(tree, progress.need) if progress.tier == SWAPPED else 0
     if not _fits(s, tree, e, -1 if unbounded else leaf, wanted + coming):
         return False
     if leaf >= 0 and not unbounded:
         hold(tree, s.nodes[engine.cache], engine, leaf)
-        sequence.locked = leaf
+        progress.locked = leaf
     if wanted > engine.free:
         take(s.nodes[engine.cache], engine, wanted)
     else:
         engine.free -= wanted
-    sequence.held = wanted
-    sequence.covered = found
+    progress.held = wanted
+    progress.covered = found
     if s.pools[engine.pool].tiers > 0:
         found = begin_load(s, t, tree, e, task, found, now_s)
     _count_hits(s, t, tree, e, task, found, shared, now_s)
@@ -400,37 +400,37 @@ def _admit(s: Any, t: Any, tree: Any, e: int, task: int, now_s: float) -> bool:
 
 @compiled
 def _count_hits(s: Any, t: Any, tree: Any, e: int, task: int, found: int, shared: int, now_s: float) -> None:
-    engine, sequence = s.engines[e], s.sequences[task]
-    cached = min(found * tree.block_tokens, sequence.need - 1)  # the last token is always computed
-    sequence.done = cached
+    engine, sequence, progress = s.engines[e], s.sequences[task], s.progress[task]
+    cached = min(found * tree.block_tokens, progress.need - 1)  # the last token is always computed
+    progress.done = cached
     if np.isnan(sequence.scheduled_s):
         sequence.scheduled_s = now_s
         sequence.cached = cached
         s.clock[0].asked_blocks += shared
         s.clock[0].hit_blocks += found
-        engine.prompt_tokens += sequence.need
+        engine.prompt_tokens += progress.need
         engine.cached_tokens += cached
         if s.pools[engine.pool].seen >= 0:
             seen = s.nodes[s.pools[engine.pool].seen]
             known = lookup(tree, seen, t.rows[task].node) * tree.block_tokens
             keep_all(tree, seen, t.rows[task].node)
-            engine.fresh_tokens += sequence.need - min(known, sequence.need - 1)
-    engine.unprefilled += sequence.need - cached - sequence.owed
-    sequence.owed = sequence.need - cached
+            engine.fresh_tokens += progress.need - min(known, progress.need - 1)
+    engine.unprefilled += progress.need - cached - progress.owed
+    progress.owed = progress.need - cached
 
 
 @compiled
 def _seat(s: Any, e: int, task: int) -> None:
     """The head of the queue takes a seat."""
-    engine, sequence = s.engines[e], s.sequences[task]
-    engine.head = sequence.next
+    engine, progress = s.engines[e], s.progress[task]
+    engine.head = progress.next
     if engine.head < 0:
         engine.tail = -1
     engine.queued -= 1
-    sequence.run_prev = engine.run_tail
-    sequence.run_next = -1
+    progress.run_prev = engine.run_tail
+    progress.run_next = -1
     if engine.run_tail >= 0:
-        s.sequences[engine.run_tail].run_next = task
+        s.progress[engine.run_tail].run_next = task
     else:
         engine.run_head = task
     engine.run_tail = task
@@ -441,27 +441,27 @@ def _seat(s: Any, e: int, task: int) -> None:
 @inlined
 def _compute(s: Any, t: Any, tree: Any, e: int, task: int, chunk: int) -> None:
     """Prefill ``chunk`` more tokens of the partial sequence; its blocks enter the tree as they are scheduled."""
-    engine, sequence = s.engines[e], s.sequences[task]
-    sequence.done += chunk
+    engine, progress = s.engines[e], s.progress[task]
+    progress.done += chunk
     engine.computed_tokens += chunk
-    sequence.owed -= chunk
+    progress.owed -= chunk
     engine.unprefilled -= chunk
-    finished = sequence.done >= sequence.need
-    if sequence.locked >= 0:
-        shared = tree.runs[sequence.locked].end
-        after = shared if finished else min(shared, sequence.done // tree.block_tokens)
-        if after > sequence.covered:
-            moved, twice = cover(tree, s.nodes[engine.cache], sequence.locked, sequence.covered, after)
-            sequence.held -= moved
+    finished = progress.done >= progress.need
+    if progress.locked >= 0:
+        shared = tree.runs[progress.locked].end
+        after = shared if finished else min(shared, progress.done // tree.block_tokens)
+        if after > progress.covered:
+            moved, twice = cover(tree, s.nodes[engine.cache], progress.locked, progress.covered, after)
+            progress.held -= moved
             engine.free += twice
-            sequence.covered = after
+            progress.covered = after
     if finished:
         engine.partial = -1
-        sequence.next = -1
+        progress.next = -1
         if engine.prefilled < 0:
             engine.prefilled = task
         else:
-            s.sequences[engine.prefilled_tail].next = task
+            s.progress[engine.prefilled_tail].next = task
         engine.prefilled_tail = task
 
 
@@ -469,20 +469,20 @@ def _compute(s: Any, t: Any, tree: Any, e: int, task: int, chunk: int) -> None:
 def _seat_transferred(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
     """Admit waiting sequences whose KV has come from a prefill engine or the host: they decode at once."""
     engine = s.engines[e]
-    while engine.head >= 0 and s.sequences[engine.head].transferred:
+    while engine.head >= 0 and s.progress[engine.head].transferred:
         task = engine.head
         if not _admit(s, t, tree, e, task, now_s):
             break
-        sequence = s.sequences[task]
+        progress = s.progress[task]
         if loads(s, task):
             continue
-        engine.unprefilled -= sequence.owed
-        sequence.owed = 0
-        sequence.done = sequence.need
-        sequence.transferred = 0
-        if sequence.locked >= 0:
-            shared = tree.runs[sequence.locked].end
-            moved, twice = cover(tree, s.nodes[engine.cache], sequence.locked, sequence.covered, shared)
-            sequence.held -= moved
+        engine.unprefilled -= progress.owed
+        progress.owed = 0
+        progress.done = progress.need
+        progress.transferred = 0
+        if progress.locked >= 0:
+            shared = tree.runs[progress.locked].end
+            moved, twice = cover(tree, s.nodes[engine.cache], progress.locked, progress.covered, shared)
+            progress.held -= moved
             engine.free += twice
         start_decode(s, tree, e, task)

@@ -226,7 +226,7 @@ def _harvest(s: Any, t: Any, tree: Any, e: int, now_s: float) -> None:
         if task < 0:
             break
         first_token(s, t, task, now_s)
-        if s.sequences[task].left <= 0:
+        if s.progress[task].left <= 0:
             leave(s, t, tree, e, task)
             free_blocks(s, t, tree, e, task, True)
             end_task(s, t, task, now_s, COMPLETED, -1)
@@ -336,7 +336,7 @@ def _place(s: Any, t: Any, tree: Any, task: int, p: int, row: int, now_s: float)
 @compiled
 def _give_up(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
     """Fail a call that no engine takes; where its prefill is done, that engine forgets it."""
-    if s.sequences[task].target <= STRANDED:
+    if s.progress[task].target <= STRANDED:
         rescue(s, task)
     engine = s.sequences[task].engine
     if engine >= 0:
@@ -354,9 +354,9 @@ def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> int:
     Its answer so far is a part of the prompt now; where that is more than a prefill engine holds, the decode pool
     computes it.
     """
-    sequence, request = s.sequences[task], s.requests[t.rows[task].request]
-    target = sequence.target
-    sequence.target = -1
+    sequence, progress, request = s.sequences[task], s.progress[task], s.requests[t.rows[task].request]
+    target = progress.target
+    progress.target = -1
     if request.status == REJECTED or request.status == FAILED:
         end_task(s, t, task, now_s, request.status, request.reason)
     elif sequence.losses >= s.clock[0].most_losses:
@@ -366,7 +366,7 @@ def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> int:
         _wake(s, target, now_s)
     else:
         p = t.rows[task].prefill_pool
-        if blocks_of(tree, sequence.need) > s.pools[p].capacity:
+        if blocks_of(tree, progress.need) > s.pools[p].capacity:
             p = t.rows[task].decode_pool
         return int(p)
     return NOWHERE
@@ -375,25 +375,25 @@ def _retry(s: Any, t: Any, tree: Any, task: int, now_s: float) -> int:
 @compiled
 def _send(s: Any, t: Any, tree: Any, task: int, target: int, now_s: float) -> None:
     """Send the KV that the decode engine lacks."""
-    sequence = s.sequences[task]
+    sequence, progress = s.sequences[task], s.progress[task]
     source, engine = s.engines[sequence.engine], s.engines[target]
     found = cached_blocks(s, t, tree, target, task) * tree.block_tokens
-    tokens = max(sequence.need - found, 0)
+    tokens = max(progress.need - found, 0)
     source.transfer_tokens += tokens
-    sequence.target = target
-    sequence.owed = sequence.need
-    engine.unprefilled += sequence.owed
+    progress.target = target
+    progress.owed = progress.need
+    engine.unprefilled += progress.owed
     send(s, task, tokens * s.pools[source.pool].kv_bytes, now_s)
 
 
 @compiled
 def _arrived(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
-    sequence = s.sequences[task]
+    sequence, progress = s.sequences[task], s.progress[task]
     source = sequence.engine
     free_blocks(s, t, tree, source, task, False)
-    sequence.transferred = 1
-    sequence.arrived_s = now_s
-    enqueue(s, t, tree, sequence.target, task, False)
+    progress.transferred = 1
+    s.transfers[task].arrived_s = now_s
+    enqueue(s, t, tree, progress.target, task, False)
     _wake(s, source, now_s)
     _wake(s, sequence.engine, now_s)
 
@@ -452,11 +452,11 @@ def _delay(s: Any, t: Any, task: int, now_s: float) -> None:
     if p >= 0:
         pool = s.pools[p]
         if pool.free_servers == 0:
-            s.sequences[task].next = -1
+            s.progress[task].next = -1
             if pool.head < 0:
                 pool.head = task
             else:
-                s.sequences[pool.tail].next = task
+                s.progress[pool.tail].next = task
             pool.tail = task
             return
         pool.free_servers -= 1
@@ -473,9 +473,9 @@ def _delay_done(s: Any, t: Any, tree: Any, task: int, now_s: float) -> None:
         pool.free_servers += 1
         waiting = pool.head
         if waiting >= 0:
-            pool.head = s.sequences[waiting].next
+            pool.head = s.progress[waiting].next
             _delay(s, t, waiting, now_s)
-    elif s.sequences[task].locked >= 0:
+    elif s.progress[task].locked >= 0:
         end_use(s, t, tree, task)
     end_task(s, t, task, now_s, COMPLETED, -1)
 

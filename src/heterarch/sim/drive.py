@@ -179,7 +179,7 @@ def waiting(state: State) -> int:
         for task in state.pools[name].tolist():
             while task >= 0:
                 queued += 1
-                task = int(state.sequences["next"][task])
+                task = int(state.progress["next"][task])
     return queued
 
 

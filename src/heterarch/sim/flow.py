@@ -69,8 +69,8 @@ def _fire(s: Any, t: Any, task: int, now_s: float, at_first: int) -> None:
         if t.edges[k].at_first != at_first:
             continue
         after = t.edges[k].task
-        sequence = s.sequences[after]
-        sequence.deps -= 1
-        if sequence.deps == 0:
+        progress = s.progress[after]
+        progress.deps -= 1
+        if progress.deps == 0:
             start = max(now_s, t.rows[after].release_s) + t.rows[after].delay_s
             push_event(s.clock[0], s.events, start, SUBMIT, after)

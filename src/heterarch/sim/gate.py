@@ -109,11 +109,11 @@ def hold(s: Any, task: int, p: int) -> None:
     pool = s.pools[p]
     if pool.held_head == task:
         return
-    s.sequences[task].next = -1
+    s.progress[task].next = -1
     if pool.held_head < 0:
         pool.held_head = task
     else:
-        s.sequences[pool.held_tail].next = task
+        s.progress[pool.held_tail].next = task
     pool.held_tail = task
 
 
@@ -121,7 +121,7 @@ def hold(s: Any, task: int, p: int) -> None:
 def let_go(s: Any, task: int, p: int, now_s: float) -> None:
     """Take ``task`` out of the line of pool ``p`` (-1: none) if it stands first, and ask for the next."""
     if p >= 0 and s.pools[p].held_head == task:
-        s.pools[p].held_head = s.sequences[task].next
+        s.pools[p].held_head = s.progress[task].next
         ask_again(s, p, now_s)
 
 

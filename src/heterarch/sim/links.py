@@ -30,11 +30,11 @@ def send(s: Any, task: int, kv_bytes: float, now_s: float) -> None:
     """Put ``kv_bytes`` of ``task`` in line from the engine that it is on to its ``target``."""
     e = s.sequences[task].engine
     engine = s.engines[e]
-    s.links[engine.pool, s.engines[s.sequences[task].target].pool].sent_bytes += kv_bytes
-    s.sequences[task].send_bytes = kv_bytes - _sent_early(s, e, task, kv_bytes, now_s)
-    s.sequences[task].next = -1
+    s.links[engine.pool, s.engines[s.progress[task].target].pool].sent_bytes += kv_bytes
+    s.transfers[task].send_bytes = kv_bytes - _sent_early(s, e, task, kv_bytes, now_s)
+    s.progress[task].next = -1
     if engine.send_head >= 0:
-        s.sequences[engine.send_tail].next = task
+        s.progress[engine.send_tail].next = task
     else:
         engine.send_head = task
         engine.send_since_s = now_s
@@ -48,7 +48,7 @@ def move_on(s: Any, e: int, now_s: float) -> None:
     clock = s.clock[0]
     _progress(s, now_s)
     if e >= 0:
-        s.engines[e].send_left = s.sequences[s.engines[e].send_head].send_bytes
+        s.engines[e].send_left = s.transfers[s.engines[e].send_head].send_bytes
         s.engines[clock.sending].sender = e
         clock.sending += 1
     share(s, now_s)
@@ -79,14 +79,14 @@ def share(s: Any, now_s: float) -> None:
 @compiled
 def _sent_early(s: Any, e: int, task: int, kv_bytes: float, now_s: float) -> float:
     """Bytes that left while the prefill computed, in time that the engine's own link was idle."""
-    engine, sequence = s.engines[e], s.sequences[task]
+    engine, sequence, progress = s.engines[e], s.sequences[task], s.progress[task]
     layers = s.pools[engine.pool].transfer_layers
     if layers <= 1 or now_s != sequence.first_s:
         return 0.0
     first_layer_s = sequence.scheduled_s + (now_s - sequence.scheduled_s) / layers
     begun = max(first_layer_s, engine.link_free_s)
     overlap_s = (engine.send_since_s if engine.send_head >= 0 else now_s) - begun
-    target = s.engines[sequence.target]
+    target = s.engines[progress.target]
     rate = min(s.pools[engine.pool].link_bytes_per_s, s.pools[target.pool].link_bytes_per_s)
     rate = min(rate, s.links[engine.pool, target.pool].bytes_per_s)
     if overlap_s <= 0.0 or rate <= 0.0:
@@ -123,14 +123,14 @@ def _progress(s: Any, now_s: float) -> None:
 def _next_transfer(s: Any, e: int, now_s: float) -> bool:
     """The transfer out of engine ``e`` has ended; False when it has no other."""
     engine, task = s.engines[e], s.engines[e].send_head
-    link = s.links[engine.pool, s.engines[s.sequences[task].target].pool]
+    link = s.links[engine.pool, s.engines[s.progress[task].target].pool]
     push_event(s.clock[0], s.events, now_s + link.latency_s, ARRIVED, task)
-    engine.send_head = s.sequences[task].next
+    engine.send_head = s.progress[task].next
     engine.send_rate = 0.0
     if engine.send_head < 0:
         engine.link_free_s = now_s
         return False
-    engine.send_left = s.sequences[engine.send_head].send_bytes
+    engine.send_left = s.transfers[engine.send_head].send_bytes
     return True
 
 
@@ -139,7 +139,7 @@ def _count(s: Any) -> None:
     """What every link has to give, and to how many."""
     for k in range(s.clock[0].sending):
         engine = s.engines[s.engines[k].sender]
-        target = s.engines[s.sequences[engine.send_head].target]
+        target = s.engines[s.progress[engine.send_head].target]
         link = s.links[engine.pool, target.pool]
         engine.send_rate = -1.0
         target.receive_left = s.pools[target.pool].link_bytes_per_s
@@ -148,7 +148,7 @@ def _count(s: Any) -> None:
         link.users = 0
     for k in range(s.clock[0].sending):
         engine = s.engines[s.engines[k].sender]
-        target = s.engines[s.sequences[engine.send_head].target]
+        target = s.engines[s.progress[engine.send_head].target]
         target.receives += 1
         s.links[engine.pool, target.pool].users += 1
 
@@ -156,7 +156,7 @@ def _count(s: Any) -> None:
 @compiled
 def _limit(s: Any, e: int) -> float:
     engine = s.engines[e]
-    target = s.engines[s.sequences[engine.send_head].target]
+    target = s.engines[s.progress[engine.send_head].target]
     link = s.links[engine.pool, target.pool]
     own = min(s.pools[engine.pool].link_bytes_per_s, link.bytes_per_s)
     return float(max(0.0, min(own, target.receive_left / target.receives, link.left / link.users)))
@@ -165,7 +165,7 @@ def _limit(s: Any, e: int) -> float:
 @compiled
 def _fix(s: Any, e: int, rate: float) -> None:
     engine = s.engines[e]
-    target = s.engines[s.sequences[engine.send_head].target]
+    target = s.engines[s.progress[engine.send_head].target]
     link = s.links[engine.pool, target.pool]
     engine.send_rate = rate
     target.receives -= 1

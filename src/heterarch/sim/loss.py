@@ -94,8 +94,8 @@ def _concerns(state: State, engine: int) -> NDArray[np.bool_]:
     """Which events are of ``engine``: its iterations, KV that it sends or reads or that is on its way to it."""
     live = state.events[: state.clock[0]["events"]]
     moves = np.isin(live["kind"], (*_MOVES, Event.LOADED))
-    rows = state.sequences[np.where(moves, live["id"], 0)]
-    mine = moves & ((rows["engine"] == engine) | (rows["target"] == engine))
+    tasks = np.where(moves, live["id"], 0)
+    mine = moves & ((state.sequences["engine"][tasks] == engine) | (state.progress["target"][tasks] == engine))
     return np.asarray(
         mine | (np.isin(live["kind"], (Event.ITERATION, Event.START, Event.LINK)) & (live["id"] == engine))
     )
@@ -103,33 +103,33 @@ def _concerns(state: State, engine: int) -> NDArray[np.bool_]:
 
 def _hand_over_again(state: State, tasks: Int64) -> None:
     """Send KV again that did not arrive: the router chooses again."""
-    rows = state.sequences
-    there = tasks[rows["target"][tasks] >= 0]
-    np.subtract.at(state.engines["unprefilled"], rows["target"][there], rows["owed"][there])
-    rows["owed"][there] = 0
-    rows["target"][there] = NONE
+    progress = state.progress
+    there = tasks[progress["target"][tasks] >= 0]
+    np.subtract.at(state.engines["unprefilled"], progress["target"][there], progress["owed"][there])
+    progress["owed"][there] = 0
+    progress["target"][there] = NONE
     add_events(state, Event.HANDOFF, tasks)
 
 
 def _settled(state: State, engine: int, loading: list[int]) -> list[int]:
     """The calls that wait, run or load KV on ``engine``; they need in KV what they have generated, too."""
-    record, rows = state.engines[engine], state.sequences
+    record, progress = state.engines[engine], state.progress
     decoding = state.finishes[engine, : record["finishes"]]["task"]
-    made = record["iteration"] - rows["from_iteration"][decoding]
-    rows["left"][decoding] -= made
-    rows["need"][decoding] = rows["from_context"][decoding] + made
+    made = record["iteration"] - progress["from_iteration"][decoding]
+    progress["left"][decoding] -= made
+    progress["need"][decoding] = progress["from_context"][decoding] + made
     waiting = [*_chain(state, int(record["head"]), "next"), *loading]
     _leave_host(state, engine, waiting)
-    rows["need"][waiting] += rows["transferred"][waiting]  # their first token was made
+    progress["need"][waiting] += progress["transferred"][waiting]  # their first token was made
     here = [*_chain(state, int(record["run_head"]), "run_next"), *waiting]
-    rows["target"][here] = NONE
+    progress["target"][here] = NONE
     return here
 
 
 def _leave_host(state: State, engine: int, tasks: list[int]) -> None:
     """Give back the room on the host of those of ``tasks`` that are swapped out."""
-    rows = state.sequences[tasks]
-    need = rows["need"][np.isin(rows["tier"], (Load.SWAPPED, Load.RETURNING))]
+    progress = state.progress[tasks]
+    need = progress["need"][np.isin(progress["tier"], (Load.SWAPPED, Load.RETURNING))]
     if len(need):
         block_tokens = state.crossing.shape[1]
         state.stores["free"][state.engines["stores"][engine][0]] += (-(-need // block_tokens)).sum()
@@ -137,10 +137,10 @@ def _leave_host(state: State, engine: int, tasks: list[int]) -> None:
 
 def _on_their_way(state: State, tasks: Int64) -> list[int]:
     """Calls whose KV is lost on its way; it is the decode engine, if one is chosen, that computes it."""
-    rows = state.sequences
-    there = tasks[rows["target"][tasks] >= 0]
-    np.subtract.at(state.engines["unprefilled"], rows["target"][there], rows["owed"][there])
-    rows["need"][tasks] += 1
+    progress = state.progress
+    there = tasks[progress["target"][tasks] >= 0]
+    np.subtract.at(state.engines["unprefilled"], progress["target"][there], progress["owed"][there])
+    progress["need"][tasks] += 1
     return [int(task) for task in tasks]
 
 
@@ -153,7 +153,7 @@ def _waiting_with_kv(state: State, engine: int) -> list[int]:
         if mine:
             _let_go(state, pool, stranded, mine)
             found.extend(mine)
-    state.sequences["need"][found] += 1
+    state.progress["need"][found] += 1
     return found
 
 
@@ -162,9 +162,9 @@ def _let_go(state: State, pool: int, stranded: list[int], tasks: list[int]) -> N
     drop_events(state, _expiries(state, tasks))
     gone = set(tasks)
     rest = [task for task in stranded if task not in gone]
-    state.sequences["next"][rest] = [*rest[1:], NONE][: len(rest)]
+    state.progress["next"][rest] = [*rest[1:], NONE][: len(rest)]
     state.pools["stranded"][pool], state.pools["stranded_tail"][pool] = (rest[0], rest[-1]) if rest else (NONE, NONE)
-    state.sequences["target"][tasks] = NONE
+    state.progress["target"][tasks] = NONE
 
 
 def _stranded(state: State, pool: int) -> list[int]:
@@ -179,7 +179,7 @@ def _expiries(state: State, tasks: list[int]) -> NDArray[np.bool_]:
 def _chain(state: State, first: int, link: str) -> Iterator[int]:
     while first >= 0:
         yield first
-        first = int(state.sequences[link][first])
+        first = int(state.progress[link][first])
 
 
 def _empty(state: State, engine: int, now_s: float) -> None:
@@ -219,11 +219,12 @@ def _forget(state: State, row: int) -> None:
 
 def _start_again(state: State, tasks: Int64) -> None:
     """Calls as new to the router, with one engine lost more."""
-    rows = state.sequences
-    for name in ("next", "run_prev", "run_next", "engine", "locked"):
-        rows[name][tasks] = NONE
+    rows, progress = state.sequences, state.progress
+    rows["engine"][tasks] = NONE
+    for name in ("next", "run_prev", "run_next", "locked"):
+        progress[name][tasks] = NONE
     for name in ("transferred", "tier", "done", "covered", "held", "owed"):
-        rows[name][tasks] = 0
+        progress[name][tasks] = 0
     rows["restarts"][tasks] += 1
     rows["losses"][tasks] = np.minimum(rows["losses"][tasks], 126) + 1
     add_events(state, Event.RETRY, tasks)

@@ -47,22 +47,29 @@ def sent_bytes(state: State) -> int:
     return int((state.engines["transfer_tokens"] * state.pools["kv_bytes"][state.engines["pool"]]).sum())
 
 
+def arrived_s(state: State) -> Floats:
+    """[n] when the KV of each task was on its decode engine; NaN where it was not sent."""
+    known: Floats = state.transfers["arrived_s"]
+    return known if len(known) else np.broadcast_to(np.nan, len(state.sequences))
+
+
 def call_records(state: State, tasks: Tasks) -> Records:
     """One :data:`heterarch.report.aggregate.CALL` row per LLM call submitted, in task order."""
     rows, sequences = tasks.rows, state.sequences
-    due = np.flatnonzero((rows["kind"] == TaskKind.GENERATE) & np.isfinite(sequences["submitted_s"]))
-    records = np.zeros(len(due), CALL)
+    due = (rows["kind"] == TaskKind.GENERATE) & np.isfinite(sequences["submitted_s"])
+    records = np.zeros(int(due.sum()), CALL)
     for name in ("request", "session", "op", "prompt_tokens", "output_tokens", "decode_pool"):
         records[name] = rows[name][due]
     records["pool"] = rows["prefill_pool"][due]
     for name in ("submitted_s", "scheduled_s", "finish_s", "restarts", "status"):
         records[name] = sequences[name][due]
-    records["kv_arrived_s"] = sequences["arrived_s"][due]
+    records["kv_arrived_s"] = arrived_s(state)[due]
     records["first_token_s"], records["cached_tokens"] = sequences["first_s"][due], sequences["cached"][due]
     first = state.pools["first"]
     for name, column, pool in (("engine", "first_engine", "pool"), ("decode_engine", "engine", "decode_pool")):
-        engine = sequences[column][due]
-        records[name] = np.where(engine >= 0, engine - first[records[pool]], -1)
+        records[name] = sequences[column][due]
+        there = records[name] >= 0
+        records[name] -= np.where(there, first[records[pool]], 0).astype(np.int32)
     return records
 
 
@@ -80,22 +87,22 @@ def tool_records(state: State, tasks: Tasks) -> Records:
     return records
 
 
-def request_records(state: State, usd: Floats) -> Records:
-    """One :data:`heterarch.report.aggregate.REQUEST` row per request; ``usd`` [R] is what hosted APIs billed it."""
+def request_records(state: State) -> Records:
+    """One :data:`heterarch.report.aggregate.REQUEST` row per request; :func:`bill` adds what hosted APIs cost."""
     requests = state.requests
-    ended = requests["left"] == 0
     records = np.zeros(len(requests), REQUEST)
     records["session"] = -1
-    records["release_s"], records["usd"], records["reason"] = requests["release_s"], usd, requests["reason"]
-    records["finish_s"] = np.where(ended, requests["finish_s"], np.nan)
-    lost = np.isin(requests["status"], (Status.REJECTED, Status.FAILED))
-    records["status"] = np.where(ended | lost, requests["status"], Status.UNFINISHED)
+    for name in ("release_s", "finish_s", "status", "reason"):
+        records[name] = requests[name]
+    records["finish_s"][requests["left"] > 0] = np.nan
     return records
 
 
 def offered(requests: Records, calls: Records, tools: Records) -> tuple[Records, Records, Records]:
     """Without the requests that a stopped run never released; calls and tools refer to the rows that stay."""
     there = np.isfinite(requests["release_s"])
+    if there.all():
+        return requests, calls, tools
     place = np.cumsum(there) - 1
     calls, tools = calls.copy(), tools.copy()
     for records in (calls, tools):
@@ -103,17 +110,17 @@ def offered(requests: Records, calls: Records, tools: Records) -> tuple[Records,
     return requests[there], calls, tools
 
 
-def endpoint_usd(pools: Sequence[Pool], calls: Records, requests: int) -> tuple[Floats, Floats]:
-    """USD that hosted APIs bill, by request and by pool; cached prompt tokens at their own price."""
-    by_request, by_pool = np.zeros(requests), np.zeros(len(pools))
+def bill(pools: Sequence[Pool], calls: Records, requests: Records) -> Floats:
+    """Add to ``requests`` the USD that hosted APIs bill each, cached prompt tokens at their own price; USD by pool."""
+    by_pool = np.zeros(len(pools))
     for row, pool in enumerate(pools):
         if pool.endpoint is None:
             continue
         mine = calls[(calls["pool"] == row) & (calls["status"] == Status.COMPLETED)]
         usd = call_usd(pool.endpoint, mine["prompt_tokens"], mine["cached_tokens"], mine["output_tokens"])
         by_pool[row] = usd.sum()
-        np.add.at(by_request, mine["request"], usd)
-    return by_request, by_pool
+        np.add.at(requests["usd"], mine["request"], usd)
+    return by_pool
 
 
 def pool_reports(
@@ -183,10 +190,10 @@ def overloads(plan: Plan, state: State, tasks: Tasks) -> list[Overload]:
     decodes = (rows["kind"] == TaskKind.GENERATE) & (rows["decode_pool"] != rows["prefill_pool"])
     found = []
     for row, pool in enumerate(plan.pools):
-        mine, begun, ended = decodes & (rows["decode_pool"] == row), "arrived_s", "finish_s"
+        mine, begun, ended = decodes & (rows["decode_pool"] == row), arrived_s(state), sequences["finish_s"]
         if not mine.any():
-            mine, begun, ended = rows["prefill_pool"] == row, "submitted_s", "scheduled_s"
-        seen = _overload(pool.name, sequences[begun][mine], sequences[ended][mine], last_s)
+            mine, begun, ended = rows["prefill_pool"] == row, sequences["submitted_s"], sequences["scheduled_s"]
+        seen = _overload(pool.name, begun[mine], ended[mine], last_s)
         if seen is not None:
             found.append(seen)
     return found
@@ -214,8 +221,9 @@ def op_times(plan: Plan, flat: FlatProgram, state: State, tasks: Tasks) -> list[
     phases = {ops.decode: ops for ops in call_ops(flat).values()}
     found: dict[int, Floats] = {}
     for op in np.unique(rows["op"][done & (rows["op"] >= 0)]).tolist():
-        mine = sequences[done & (rows["op"] == op)]
-        ready = np.where(np.isfinite(mine["arrived_s"]), mine["arrived_s"], mine["first_s"])
+        of_op = done & (rows["op"] == op)
+        mine, arrived = sequences[of_op], arrived_s(state)[of_op]
+        ready = np.where(np.isfinite(arrived), arrived, mine["first_s"])
         if op not in phases:
             found[op] = mine["finish_s"] - mine["submitted_s"]
             continue

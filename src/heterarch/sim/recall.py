@@ -21,9 +21,9 @@ def recall(state: State, engine: int) -> tuple[list[int], list[int]]:
     coming: list[int] = []
     for sender in np.flatnonzero(state.engines["send_head"] >= 0).tolist():
         line = list(in_line(state, sender))
-        rest = [task for task in line if state.sequences["target"][task] != engine]
+        rest = [task for task in line if state.progress["target"][task] != engine]
         if len(rest) < len(line):
-            coming += [task for task in line if state.sequences["target"][task] == engine]
+            coming += [task for task in line if state.progress["target"][task] == engine]
             _set_line(state, sender, rest, goes_on=line[0] in rest)
     return leaving, coming
 
@@ -39,7 +39,7 @@ def in_line(state: State, engine: int) -> Iterator[int]:
     task = int(state.engines["send_head"][engine])
     while task >= 0:
         yield task
-        task = int(state.sequences["next"][task])
+        task = int(state.progress["next"][task])
 
 
 def _move_bytes(state: State) -> None:
@@ -56,11 +56,11 @@ def _move_bytes(state: State) -> None:
 def _set_line(state: State, engine: int, tasks: list[int], goes_on: bool = False) -> None:
     """Let ``engine`` send ``tasks``, the first from its beginning unless it ``goes_on``."""
     record, clock = state.engines[engine], state.clock[0]
-    state.sequences["next"][tasks] = [*tasks[1:], NONE][: len(tasks)]
+    state.progress["next"][tasks] = [*tasks[1:], NONE][: len(tasks)]
     record["send_head"], record["send_tail"] = (tasks[0], tasks[-1]) if tasks else (NONE, NONE)
     if tasks:
         if not goes_on:
-            record["send_left"] = state.sequences["send_bytes"][tasks[0]]
+            record["send_left"] = state.transfers["send_bytes"][tasks[0]]
         return
     record["send_rate"], record["link_free_s"] = 0.0, clock["now_s"]
     senders = [k for k in state.engines["sender"][: clock["sending"]].tolist() if k != engine]

@@ -34,7 +34,7 @@ from heterarch.sim.pools import check_placement, draw_endpoint_latency, link_tab
 from heterarch.sim.replay import Replay, replay_tasks
 from heterarch.sim.reuse import reuse_of
 from heterarch.sim.series import Sampled, Sampler, drive_sampled, sampled
-from heterarch.sim.state import State, new_state, set_admission
+from heterarch.sim.state import State, new_state, set_admission, settled
 from heterarch.sim.stores import stores_of
 from heterarch.sim.tasks import Prefixes, Tasks
 from heterarch.sim.unroll import unroll
@@ -155,7 +155,8 @@ def run_simulation(
     pools = plan.pools if changes is None else changes.reserved
     stores = stores_of(pools, tree.block_tokens)
     records = pool_table(pools, name, tree.block_tokens)
-    state = new_state(records, tasks, tree, cache == "unbounded", link_table(records, pools, plan.links), stores)
+    links = link_table(records, pools, plan.links)
+    state = new_state(records, tasks, tree, cache == "unbounded", links, stores, changes is None)
     set_admission(state, builtin_admission(gate, _ttft_s(plan)) if isinstance(gate, str) else None)
     if changes is not None:
         changes.begin(state)
@@ -174,6 +175,7 @@ def run_simulation(
         changes=changes,
         sampler=Sampler(state, tasks, None if sample is True else sample) if sample else None,
     )
+    del state  # the world gives parts of it back
     try:
         finished = world.run(progress)
     except PolicyError as error:
@@ -197,7 +199,7 @@ def _call(flat: FlatProgram, call: str) -> CallOps:
     return calls[call]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _World:
     """A run: what it was made of, and the state that the core changes."""
 
@@ -253,11 +255,13 @@ class _World:
 
     def result(self, finished: bool) -> Simulation:
         """What has happened."""
+        queued = waiting(self.state)
+        self.state = settled(self.state)
         state, tasks = self.state, self.tasks
         duration = outcome.span_s(state)
         calls = outcome.call_records(state, tasks)
-        by_request, by_pool = outcome.endpoint_usd(self.pools, calls, len(state.requests))
-        requests = outcome.request_records(state, by_request)
+        requests = outcome.request_records(state)
+        by_pool = outcome.bill(self.pools, calls, requests)
         requests["session"][tasks.rows["request"]] = tasks.rows["session"]
         times = self.times(outcome.begin_s(state) + duration)
         over_time = self._over_time(calls)
@@ -284,23 +288,23 @@ class _World:
             prefill_amplification=reuse.prefill_amplification,
             reasons=reasons,
             overloaded=outcome.overloads(self.plan, state, tasks),
-            notes=self._notes(finished),
+            notes=self._notes(finished, queued),
             series=None if over_time is None else series_of(over_time.few, labels.pools),
         )
         report = build_report(facts, calls, requests, pools, outcome.op_times(self.plan, self.flat, state, tasks))
-        return Simulation(report, calls, requests, tools, labels, over_time, self._interrupted(finished))
+        return Simulation(report, calls, requests, tools, labels, over_time, self._interrupted(finished, queued))
 
     def _over_time(self, calls: Records) -> Sampled | None:
         if self.sampler is None:
             return None
         return sampled(self.pools, self.state, self.tasks, calls, self.sampler, self.times)
 
-    def _interrupted(self, finished: bool) -> bool:
+    def _interrupted(self, finished: bool, queued: int) -> bool:
         early = float(self.state.clock[0]["now_s"]) < self.until_s
-        return not finished and early and waiting(self.state) <= self.max_queue
+        return not finished and early and queued <= self.max_queue
 
-    def _notes(self, finished: bool) -> list[str]:
-        queued, most = waiting(self.state), self.max_queue
+    def _notes(self, finished: bool, queued: int) -> list[str]:
+        most = self.max_queue
         notes = [] if finished else ["stopped before the end: times are over what had completed"]
         if not finished and queued > most:
             notes.append(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from heterarch.cost.step import KNOTS, StepCost
 from heterarch.policy.admission import ADMISSIONS, BuiltinAdmission
-from heterarch.sim.tasks import Int32, Int64, Prefixes, Table, Tasks
+from heterarch.sim.tasks import Int32, Int64, Prefixes, Table, TaskKind, Tasks
 
 Floats = NDArray[np.float64]
 
@@ -186,18 +186,31 @@ ENGINE = np.dtype(
     ]
 )
 
+#: what is recorded of a task
 SEQUENCE = np.dtype(
     [
-        ("deps", np.int32),
-        ("status", np.int8),
-        ("transferred", np.int8),
+        ("submitted_s", np.float64),
+        ("scheduled_s", np.float64),
+        ("first_s", np.float64),
+        ("finish_s", np.float64),
+        ("engine", np.int32),  # that prefilled it, then that decodes it
+        ("first_engine", np.int32),
+        ("cached", np.int32),  # tokens found at its first admission
         ("restarts", np.int16),
+        ("status", np.int8),
+        ("losses", np.int8),  # engines that were lost under the call
+    ],
+    align=True,
+)
+
+#: what is needed of a task until it ends
+PROGRESS = np.dtype(
+    [
+        ("deps", np.int32),
         ("next", np.int32),  # in a queue, or in the chain ``prefilled``
         ("run_prev", np.int32),
         ("run_next", np.int32),
-        ("engine", np.int32),  # that prefilled it, then that decodes it
         ("target", np.int32),  # decode engine while the KV is on its way; STRANDED - pool while it waits for an engine
-        ("first_engine", np.int32),
         ("locked", np.int32),  # leaf of the path it holds, -1 none
         ("need", np.int32),  # tokens to have in KV before the next token comes
         ("done", np.int32),
@@ -207,18 +220,14 @@ SEQUENCE = np.dtype(
         ("owed", np.int32),  # what it adds to the engine's ``unprefilled``
         ("from_iteration", np.int32),  # first decode iteration, and the context there
         ("from_context", np.int32),
-        ("cached", np.int32),  # tokens found at its first admission
-        ("submitted_s", np.float64),
-        ("scheduled_s", np.float64),
-        ("first_s", np.float64),
-        ("arrived_s", np.float64),  # its KV on the decode engine
-        ("finish_s", np.float64),
-        ("send_bytes", np.float64),  # of its KV, when the prefill has ended
+        ("transferred", np.int8),
         ("tier", np.int8),  # Load
-        ("losses", np.int8),  # engines that were lost under the call
     ],
     align=True,
 )
+
+#: of a call whose KV goes to another engine
+TRANSFER = np.dtype([("arrived_s", np.float64), ("send_bytes", np.float64)])  # there; when the prefill has ended
 
 REQUEST_STATE = np.dtype(
     [
@@ -310,9 +319,11 @@ class State(NamedTuple):
     pools: Table  # [P]
     engines: Table  # [E]
     sequences: Table  # [n]
+    progress: Table  # [n]
+    transfers: Table  # [n], or [0] where no KV is ever sent
     requests: Table  # [R]
     nodes: Table  # [caches + S + pools with TTL or tiers, N]
-    events: Table  # heap: at most one per task, and two per engine
+    events: Table  # heap: at most one per task that is not over at once, and three per engine
     finishes: Table  # [E, seats] heaps by iteration
     crossing: Int32  # [E, block_tokens] decodes that need a block at this iteration modulo block size
     roots: Int32  # tasks without predecessors, by time
@@ -342,6 +353,7 @@ def new_state(
     unbounded: bool,
     links: Table | None = None,
     stores: Stores | None = None,
+    steady: bool = False,
 ) -> State:
     """The world before the first event.
 
@@ -352,6 +364,7 @@ def new_state(
         unbounded: one cache for all engines, which never forgets and takes no memory.
         links: [P, P] :data:`LINK` records; by default only what engines send and receive limits.
         stores: the tiers below the engines (:func:`heterarch.sim.stores.stores_of`); none by default.
+        steady: no engine fails and no plan changes, so that the state has room only for what such a run needs.
     """
     count = int(pools["engines"].sum())
     engines = _engines(pools, count, len(tree.runs) > 0, unbounded)
@@ -367,20 +380,21 @@ def new_state(
     nodes = np.zeros((max(caches + stored, int(pools["seen"].max(initial=NONE)) + 1), len(tree.runs)), NODE)
     nodes["older"] = nodes["newer"] = NONE
     seats = int(pools["seats"].max(initial=1)) + 1
-    rows = tasks.rows
-    ready = np.flatnonzero(rows["deps"] == 0)
-    at = rows["release_s"][ready] + rows["delay_s"][ready]
+    sends = not steady or bool(_sends(tasks).any())
+    pending = int(_pending(pools, tasks).sum()) if steady else len(tasks.rows)
     return State(
         clock=_clock(tasks, unbounded),
         pools=pools,
         engines=engines,
-        sequences=_sequences(tasks),
+        sequences=_sequences(len(tasks.rows)),
+        progress=_progress(tasks),
+        transfers=np.full(len(tasks.rows) if sends else 0, np.nan, TRANSFER),
         requests=_requests(tasks),
         nodes=nodes,
-        events=np.zeros(len(tasks.rows) + 3 * count + len(pools) + 8, EVENT),
+        events=np.zeros(pending + 3 * count + len(pools) + 8, EVENT),
         finishes=np.zeros((count, seats), FINISH),
         crossing=np.zeros((count, tree.block_tokens), np.int32),
-        roots=ready[np.argsort(at, kind="stable")].astype(np.int32),
+        roots=_roots(tasks),
         last_engine=np.full((tasks.sessions, len(pools)), NONE, np.int32),
         views=np.zeros(count, VIEW),
         links=open_links(pools) if links is None else links,
@@ -396,6 +410,16 @@ def _seen(pools: Table, engines: Table, dated: NDArray[np.bool_], row: int, unbo
         if pool["engines"] and not dated[p] and (unbounded or pool["kind"] == PoolKind.ENDPOINT):
             seen[p] = engines["cache"][pool["first"]]
     return seen
+
+
+def settled(state: State) -> State:
+    """Of a run that is over, what its records are made of."""
+    return state._replace(
+        progress=np.zeros(0, PROGRESS),
+        events=np.zeros(0, EVENT),
+        last_engine=np.zeros((0, len(state.pools)), np.int32),
+        roots=state.roots[-1:].copy(),
+    )
 
 
 def set_admission(state: State, policy: BuiltinAdmission | None) -> None:
@@ -437,12 +461,40 @@ def _engines(pools: Table, count: int, tree: bool, unbounded: bool) -> Table:
     return engines
 
 
-def _sequences(tasks: Tasks) -> Table:
-    rows = np.zeros(len(tasks.rows), SEQUENCE)
-    for name in ("next", "run_prev", "run_next", "engine", "target", "first_engine", "locked"):
+def _sends(tasks: Tasks) -> NDArray[np.bool_]:
+    """[n] which calls decode in another pool."""
+    rows = tasks.rows
+    return np.asarray((rows["kind"] == TaskKind.GENERATE) & (rows["decode_pool"] != rows["prefill_pool"]))
+
+
+def _pending(pools: Table, tasks: Tasks) -> NDArray[np.bool_]:
+    """[n] which tasks may stand in the heap; not a call without predecessors on engines that never send or load KV."""
+    rows = tasks.rows
+    plain = (pools["kind"] == PoolKind.ENGINES) & (pools["tiers"] == 0) & (pools["swap"] == 0)
+    calls = (rows["kind"] == TaskKind.GENERATE) & plain[rows["prefill_pool"]]
+    return np.asarray((rows["deps"] > 0) | ~calls | _sends(tasks))
+
+
+def _roots(tasks: Tasks) -> Int32:
+    rows = tasks.rows
+    ready = np.flatnonzero(rows["deps"] == 0)
+    at = rows["release_s"][ready] + rows["delay_s"][ready]
+    return ready[np.argsort(at, kind="stable")].astype(np.int32)
+
+
+def _sequences(count: int) -> Table:
+    rows = np.zeros(count, SEQUENCE)
+    for name in ("engine", "first_engine"):
         rows[name] = NONE
-    for name in ("submitted_s", "scheduled_s", "first_s", "arrived_s", "finish_s"):
+    for name in ("submitted_s", "scheduled_s", "first_s", "finish_s"):
         rows[name] = np.nan
+    return rows
+
+
+def _progress(tasks: Tasks) -> Table:
+    rows = np.zeros(len(tasks.rows), PROGRESS)
+    for name in ("next", "run_prev", "run_next", "target", "locked"):
+        rows[name] = NONE
     rows["deps"] = tasks.rows["deps"]
     rows["need"] = np.maximum(tasks.rows["prompt_tokens"], 1)
     rows["left"] = np.maximum(tasks.rows["output_tokens"], 1)

@@ -14,15 +14,15 @@ EXPIRE = int(Event.EXPIRE)
 @compiled
 def strand(s: Any, task: int, p: int, now_s: float) -> bool:
     """Let ``task`` wait for an engine of pool ``p``; False when none is coming and no patience is stated."""
-    pool, sequence = s.pools[p], s.sequences[task]
+    pool, progress = s.pools[p], s.progress[task]
     if pool.coming == 0 and pool.patience_s == 0.0:
         return False
-    sequence.target = STRANDED - p
-    sequence.next = -1
+    progress.target = STRANDED - p
+    progress.next = -1
     if pool.stranded < 0:
         pool.stranded = task
     else:
-        s.sequences[pool.stranded_tail].next = task
+        s.progress[pool.stranded_tail].next = task
     pool.stranded_tail = task
     if pool.patience_s > 0.0:
         push_event(s.clock[0], s.events, now_s + pool.patience_s, EXPIRE, task)
@@ -32,15 +32,15 @@ def strand(s: Any, task: int, p: int, now_s: float) -> bool:
 @compiled
 def rescue(s: Any, task: int) -> None:
     """Take ``task``, which waits, out of the chain of its pool."""
-    sequence = s.sequences[task]
-    pool = s.pools[STRANDED - sequence.target]
-    sequence.target = -1
+    progress = s.progress[task]
+    pool = s.pools[STRANDED - progress.target]
+    progress.target = -1
     before, at = -1, pool.stranded
     while at != task:
-        before, at = at, s.sequences[at].next
+        before, at = at, s.progress[at].next
     if before < 0:
-        pool.stranded = sequence.next
+        pool.stranded = progress.next
     else:
-        s.sequences[before].next = sequence.next
+        s.progress[before].next = progress.next
     if pool.stranded_tail == task:
         pool.stranded_tail = before

@@ -27,7 +27,7 @@ SWAPPED, RETURNING = int(Load.SWAPPED), int(Load.RETURNING)
 @inlined
 def loads(s: Any, task: int) -> bool:
     """Whether ``task`` has its memory and waits for its KV."""
-    return bool(s.sequences[task].tier == LOADING or s.sequences[task].tier == RETURNING)
+    return bool(s.progress[task].tier == LOADING or s.progress[task].tier == RETURNING)
 
 
 @compiled
@@ -41,7 +41,7 @@ def drop_expired(s: Any, e: int, now_s: float) -> None:
 @compiled
 def note_use(s: Any, t: Any, tree: Any, e: int, task: int, leaf_out: int, computed: bool) -> None:
     """``task`` ends now, its answer at ``leaf_out``: date both for the TTL, and write them through if ``computed``."""
-    engine, leaf = s.engines[e], max(s.sequences[task].locked, leaf_out)
+    engine, leaf = s.engines[e], max(s.progress[task].locked, leaf_out)
     pool, seen = s.pools[engine.pool], s.pools[t.rows[task].prefill_pool].seen
     if seen >= 0:
         keep_all(tree, s.nodes[seen], leaf_out)
@@ -60,20 +60,20 @@ def begin_use(s: Any, tree: Any, e: int, task: int, leaf: int, found: int) -> No
     engine = s.engines[e]
     hold(tree, s.nodes[engine.cache], engine, leaf)
     cover(tree, s.nodes[engine.cache], leaf, found, tree.runs[leaf].end)
-    s.sequences[task].locked = leaf
+    s.progress[task].locked = leaf
 
 
 @compiled
 def end_use(s: Any, t: Any, tree: Any, task: int) -> None:
     """The hosted API keeps prompt and answer of ``task`` from now on, for its TTL."""
-    sequence = s.sequences[task]
+    sequence, progress = s.sequences[task], s.progress[task]
     engine, leaf_out = s.engines[sequence.engine], t.rows[task].node_out
     row = s.nodes[engine.cache]
-    touch(tree, s.used_s[engine.cache], max(sequence.locked, leaf_out), s.clock[0].now_s)
+    touch(tree, s.used_s[engine.cache], max(progress.locked, leaf_out), s.clock[0].now_s)
     if leaf_out >= 0:
-        append_run(tree, row, engine, sequence.locked, leaf_out)
-    release(tree, row, engine, sequence.locked)
-    sequence.locked = -1
+        append_run(tree, row, engine, progress.locked, leaf_out)
+    release(tree, row, engine, progress.locked)
+    progress.locked = -1
 
 
 @compiled
@@ -127,16 +127,16 @@ def begin_load(s: Any, t: Any, tree: Any, e: int, task: int, found: int, now_s: 
 
     ``found`` are those that the device has.
     """
-    sequence = s.sequences[task]
+    progress = s.progress[task]
     blocks, ready_s = found, now_s
-    if sequence.tier == SWAPPED:
-        sequence.tier = RETURNING
+    if progress.tier == SWAPPED:
+        progress.tier = RETURNING
         ready_s = _swap_in(s, tree, e, task, found, now_s)
-    elif not sequence.transferred:
+    elif not progress.transferred:
         blocks, ready_s = _read(s, t, tree, e, task, found, now_s)
     if blocks > found:
-        sequence.tier = LOADING
-    if sequence.tier == LOADING or sequence.tier == RETURNING:
+        progress.tier = LOADING
+    if progress.tier == LOADING or progress.tier == RETURNING:
         push_event(s.clock[0], s.events, ready_s, LOADED_EVENT, task)
     return blocks
 
@@ -147,7 +147,7 @@ def _read(s: Any, t: Any, tree: Any, e: int, task: int, found: int, now_s: float
 
     A tier is left out where computing what it has is faster than waiting for it.
     """
-    engine, need = s.engines[e], s.sequences[task].need
+    engine, need = s.engines[e], s.progress[task].need
     pool = s.pools[engine.pool]
     blocks, ready_s = found, now_s
     for k in range(pool.tiers):
@@ -175,7 +175,7 @@ def _swap_in(s: Any, tree: Any, e: int, task: int, found: int, now_s: float) -> 
     """When the KV that ``task`` has on the host, less the ``found`` blocks of the device, is back."""
     engine = s.engines[e]
     store = s.stores[engine.stores[0]]
-    tokens = max(0, s.sequences[task].need - found * tree.block_tokens)
+    tokens = max(0, s.progress[task].need - found * tree.block_tokens)
     start_s = max(now_s, store.read_free_s)
     store.read_free_s = start_s + tokens * s.pools[engine.pool].kv_bytes / store.read_bytes_per_s
     engine.tier_reads[0] += tokens
@@ -186,7 +186,7 @@ def _swap_in(s: Any, tree: Any, e: int, task: int, found: int, now_s: float) -> 
 def set_aside(s: Any, e: int) -> None:
     """Take the head out of the queue of engine ``e``; it still counts as queued."""
     engine = s.engines[e]
-    engine.head = s.sequences[engine.head].next
+    engine.head = s.progress[engine.head].next
     if engine.head < 0:
         engine.tail = -1
 
@@ -194,18 +194,18 @@ def set_aside(s: Any, e: int) -> None:
 @compiled
 def end_load(s: Any, tree: Any, task: int) -> None:
     """The KV is on the device: of a prompt, in the prefix cache too."""
-    sequence = s.sequences[task]
+    sequence, progress = s.sequences[task], s.progress[task]
     engine = s.engines[sequence.engine]
-    returned = sequence.tier == RETURNING
-    sequence.tier = LOADED
+    returned = progress.tier == RETURNING
+    progress.tier = LOADED
     if returned:
-        s.stores[engine.stores[0]].free += blocks_of(tree, sequence.need)
+        s.stores[engine.stores[0]].free += blocks_of(tree, progress.need)
         return
-    after = max(sequence.covered, blocks_of(tree, sequence.done))
-    moved, twice = cover(tree, s.nodes[engine.cache], sequence.locked, sequence.covered, after)
-    sequence.held -= moved
+    after = max(progress.covered, blocks_of(tree, progress.done))
+    moved, twice = cover(tree, s.nodes[engine.cache], progress.locked, progress.covered, after)
+    progress.held -= moved
     engine.free += twice
-    sequence.covered = after
+    progress.covered = after
 
 
 @compiled
@@ -215,9 +215,9 @@ def swap_out(s: Any, tree: Any, e: int, task: int) -> bool:
     The next iteration of the engine waits for the copy, since it uses the memory. On its return the sequence is like
     one whose KV has come from a prefill engine; its last token has no KV yet.
     """
-    engine, sequence = s.engines[e], s.sequences[task]
+    engine, progress = s.engines[e], s.progress[task]
     store = s.stores[engine.stores[0]]
-    tokens = sequence.need - 1
+    tokens = progress.need - 1
     blocks = blocks_of(tree, tokens)
     if blocks > store.free + store.idle:
         return False
@@ -228,5 +228,5 @@ def swap_out(s: Any, tree: Any, e: int, task: int) -> bool:
     engine.stall_s = store.write_free_s - now_s
     engine.swaps += 1
     engine.tier_writes[0] += tokens
-    sequence.need, sequence.tier, sequence.transferred = tokens, SWAPPED, 1
+    progress.need, progress.tier, progress.transferred = tokens, SWAPPED, 1
     return True
