@@ -51,29 +51,49 @@ def drive(
         PolicyError: a policy raised, wrote to its view or decided what cannot be.
         InputError: tasks wait for each other in a circle.
     """
+    run = driver(state, tasks, tree, router, tick, changes=changes, admission=admission, max_queue=max_queue)
+    return run(until_s)
+
+
+def driver(
+    state: State,
+    tasks: Tasks,
+    tree: Prefixes,
+    router: Router | None = None,
+    tick: Callable[[State], None] | None = None,
+    *,
+    changes: Changes | None = None,
+    admission: AdmissionPolicy | None = None,
+    max_queue: float = math.inf,
+) -> Callable[[float], bool]:
+    """What runs ``state`` to a time, as :func:`drive` does once; for many times, since it takes a while to make."""
     advance = advancer(state, tasks, tree)
     answer = _answers(state, tasks, router, admission)
     most_events = SLICE_EVENTS if math.isinf(max_queue) else QUEUE_EVENTS
-    decisions = 0
-    try:
-        while True:
-            change_s = math.inf if changes is None else changes.next_s
-            stop = advance(min(until_s, change_s), most_events)
-            if stop == Stop.DONE:
-                return True
-            if stop in answer:
-                answer[stop]()
-                decisions += 1
-                if decisions % SLICE_DECISIONS:
-                    continue
-            elif not _change(state, tasks, Stop(stop), changes, until_s, admission):
-                return False
-            if tick is not None:
-                tick(state)
-            if max_queue < math.inf and waiting(state) > max_queue:
-                return False
-    except KeyboardInterrupt:
-        return False
+
+    def run(until_s: float) -> bool:
+        decisions = 0
+        try:
+            while True:
+                change_s = math.inf if changes is None else changes.next_s
+                stop = advance(min(until_s, change_s), most_events)
+                if stop == Stop.DONE:
+                    return True
+                if stop in answer:
+                    answer[stop]()
+                    decisions += 1
+                    if decisions % SLICE_DECISIONS:
+                        continue
+                elif not _change(state, tasks, Stop(stop), changes, until_s, admission):
+                    return False
+                if tick is not None:
+                    tick(state)
+                if max_queue < math.inf and waiting(state) > max_queue:
+                    return False
+        except KeyboardInterrupt:
+            return False
+
+    return run
 
 
 def _change(
@@ -181,41 +201,6 @@ def waiting(state: State) -> int:
                 queued += 1
                 task = int(state.sequences["next"][task])
     return queued
-
-
-def admission_view(state: State, tasks: Tasks, task: int, pool: int) -> AdmissionView:
-    """What an admission policy sees of ``pool`` for ``task``, from the scratch arrays that the core filled."""
-    a = int(state.pools[pool]["first"])
-    views = state.views[a : a + int(state.pools[pool]["engines"])]
-    views.flags.writeable = False
-    now_s = float(state.clock[0]["now_s"])
-    return AdmissionView(
-        now_s,
-        now_s - float(state.sequences["submitted_s"][task]),
-        int(tasks.rows["prompt_tokens"][task]),
-        views["age"],
-        views["wait"],
-        views["pending"],
-        views["decode"],
-        views["queued"],
-        views["running"],
-        views["healthy"],
-    )
-
-
-def _judge(state: State, tasks: Tasks, admission: AdmissionPolicy | None) -> None:
-    if admission is None:
-        raise InputError("the run has no built-in admission policy and none was given")
-    clock = state.clock[0]
-    view = admission_view(state, tasks, int(clock["ask_task"]), int(clock["ask_pool"]))
-    decision = ask("admission policy", admission, view)
-    if decision not in list(Admission):
-        raise PolicyError(
-            f"admission policy {name_of(admission)!r} decided what does not exist",
-            observed=decision,
-            expected="0 (admit), 1 (reject) or 2 (wait)",
-        )
-    clock["decision"] = decision
 
 
 def _next_event_s(state: State, tasks: Tasks) -> float:
