@@ -62,6 +62,15 @@ def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixt
     assert "Traceback" not in error
 
 
+def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(_: object) -> None:
+        raise MemoryError("Unable to allocate 21 PiB")
+
+    monkeypatch.setattr("heterarch.cli.app.get_command", full)
+    assert run(["doctor"]) == 2
+    assert capsys.readouterr().err == "heterarch: not enough memory\n  observed: Unable to allocate 21 PiB\n"
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(
         f"{sys.executable} -m heterarch catalog models --json | head -1",

@@ -38,6 +38,13 @@ def made(catalog: Catalog) -> Plan:
     )
 
 
+def test_two_pools_of_one_name_are_refused(made: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "a.plan.yaml"
+    save_plan(made.model_copy(update={"pools": [*made.pools, made.pools[0]]}), path)
+    with pytest.raises(InputError, match=f"{made.pools[0].name} stands there twice"):
+        load_plan(path)
+
+
 def test_round_trip_and_stable_text(made: Plan, tmp_path: Path, catalog: Catalog) -> None:
     path = tmp_path / "a.plan.yaml"
     save_plan(made, path)
@@ -57,6 +64,11 @@ def test_round_trip_and_stable_text(made: Plan, tmp_path: Path, catalog: Catalog
         ("heterarch: plan", "heterarch: fleet", InputError, "not a plan"),
         ("accounting:", "acounting:", UnknownNameError, r"a.plan.yaml:\d+.*acounting"),
         ("engines: 1", "engines: many", InputError, r"a.plan.yaml:\d+"),
+        ("fixed_s: ", "fixed_s: .nan #", InputError, "fixed_s' is wrong"),
+        ("token_s: ", "token_s: -1 #", InputError, "token_s' is wrong"),
+        ("usd_per_engine_h: ", "usd_per_engine_h: .inf #", InputError, "usd_per_engine_h' is wrong"),
+        ("concurrency: ", "concurrency: 10000000000000000000 #", InputError, "concurrency' is wrong"),
+        ("start_s: ", "start_s: .inf #", InputError, "start_s' is wrong"),
     ],
 )
 def test_bad_files(made: Plan, tmp_path: Path, old: str, new: str, error: type[Exception], text: str) -> None:

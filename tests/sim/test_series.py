@@ -100,6 +100,16 @@ def test_too_many_samples_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.diff(rows_of(sim, 0)["time_s"])[:-1] == pytest.approx(sim.sampled.every_s)
 
 
+def test_the_core_is_bound_once_however_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    from heterarch.sim import drive
+
+    real, made = drive.advancer, []
+    monkeypatch.setattr(drive, "advancer", lambda *world: made.append(1) or real(*world))
+    sim = run_simulation(plan_of([mixed()], placed("ask")), one_call(), trace(20), sample=0.5)
+    assert len(rows_of(sim, 0)) > 20
+    assert len(made) == 1
+
+
 def test_ctrl_c_between_samples_keeps_both(monkeypatch: pytest.MonkeyPatch) -> None:
     from heterarch.sim import drive
 

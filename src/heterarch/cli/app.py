@@ -64,6 +64,9 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGPIPE_CODE
+    except MemoryError as error:
+        print(f"heterarch: not enough memory\n  observed: {error}", file=sys.stderr)
+        return InputError.exit_code
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # files say so themselves
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from heterarch.cost.step import KNOTS, StepCost
 from heterarch.errors import InputError
@@ -13,6 +13,11 @@ from heterarch.workload.profile import Workload
 
 PLAN_VERSION = 1
 Role = Literal["mixed", "prefill", "decode", "embed", "tool", "endpoint"]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Amount = Annotated[int, Field(ge=0, le=2**53)]  # of tokens or bytes
+Measure = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # USD, watts, or a rate that may be absent
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
@@ -40,13 +45,13 @@ class AgentPart(_Part):
 class StepPart(_Part):
     """Coefficients of :class:`heterarch.cost.step.StepCost`, seconds; ``bends_s``: knot (tokens) -> change of slope."""
 
-    fixed_s: float
-    token_s: float
-    bends_s: dict[int, float] = {}
-    pair_s: float = 0.0
-    context_s: float = 0.0
-    sequence_s: float = 0.0
-    mixed_s: float = 0.0
+    fixed_s: Seconds
+    token_s: Seconds
+    bends_s: dict[int, FiniteFloat] = {}
+    pair_s: Seconds = 0.0
+    context_s: Seconds = 0.0
+    sequence_s: Seconds = 0.0
+    mixed_s: Seconds = 0.0
 
     @classmethod
     def of(cls, cost: StepCost) -> StepPart:
@@ -79,15 +84,15 @@ class EndpointPart(_Part):
     api_model: str
     url: str = ""
     api_key_env: str = ""
-    input_usd_per_mtok: float
-    cached_usd_per_mtok: float
-    output_usd_per_mtok: float
-    requests_per_min: float | None = None
-    tokens_per_min: float | None = None
-    ttft_p50_s: float
-    ttft_p95_s: float
-    tpot_p50_s: float
-    tpot_p95_s: float | None = None
+    input_usd_per_mtok: Measure
+    cached_usd_per_mtok: Measure
+    output_usd_per_mtok: Measure
+    requests_per_min: Rate | None = None
+    tokens_per_min: Rate | None = None
+    ttft_p50_s: Seconds
+    ttft_p95_s: Seconds
+    tpot_p50_s: Seconds
+    tpot_p95_s: Seconds | None = None
     price_date: str
     source: str
 
@@ -111,21 +116,21 @@ class TierPart(_Part):
     """
 
     name: Literal["host", "disk", "remote"]
-    kv_tokens: int = Field(gt=0)
-    read_bytes_per_s: float = Field(gt=0)
-    write_bytes_per_s: float = Field(gt=0)
-    latency_s: float = Field(default=0.0, ge=0)
+    kv_tokens: int = Field(gt=0, le=2**53)
+    read_bytes_per_s: Rate
+    write_bytes_per_s: Rate
+    latency_s: Seconds = 0.0
     shared: Literal["engine", "server", "pool"] = "engine"
-    ttl_s: float | None = Field(default=None, ge=0)
+    ttl_s: Seconds | None = None
 
 
 class SpeculationPart(_Part):
     """Speculative decoding: ``draft_tokens`` drafted per pass in ``draft_s`` seconds, ``tokens_per_step`` kept of them
     and the pass's own token together, on average."""
 
-    tokens_per_step: float = Field(ge=1)
-    draft_tokens: int = Field(ge=1)
-    draft_s: float = Field(default=0.0, ge=0)
+    tokens_per_step: FiniteFloat = Field(ge=1)
+    draft_tokens: int = Field(ge=1, le=1_000_000)
+    draft_s: Seconds = 0.0
 
     @model_validator(mode="after")
     def _keeps_no_more_than_it_drafts(self) -> Self:
@@ -142,9 +147,9 @@ class PoolLink(_Part):
 
     sender: str
     receiver: str
-    bytes_per_s: float = Field(gt=0)
-    latency_s: float = Field(default=0.0, ge=0)
-    shared_bytes_per_s: float = Field(default=0.0, ge=0)
+    bytes_per_s: Rate
+    latency_s: Seconds = 0.0
+    shared_bytes_per_s: Measure = 0.0
 
 
 class Pool(_Part):
@@ -167,34 +172,34 @@ class Pool(_Part):
     name: str
     role: Role
     device: str
-    engines: int
-    devices_per_engine: int = 1
+    engines: Count
+    devices_per_engine: Count = 1
     model: str = ""
     dtype: str = ""
     kv_dtype: str = ""
     tp: int = 1
     pp: int = 1
-    concurrency: int = 1
-    max_batched_tokens: int = 0
-    context_tokens: int = 0
-    kv_tokens: int = 0
+    concurrency: Count = 1
+    max_batched_tokens: Amount = 0
+    context_tokens: Amount = 0
+    kv_tokens: int = Field(default=0, le=2**53)
     kv_headroom: float = Field(default=0.01, ge=0, lt=1)
-    kv_bytes_per_token: int = 0
-    transfer_bytes_per_s: float = 0.0  # KV out of (prefill) or into (decode) one engine, per direction
-    transfer_latency_s: float = 0.0
-    transfer_layers: int = Field(default=1, ge=1)
+    kv_bytes_per_token: Amount = 0
+    transfer_bytes_per_s: Measure = 0.0  # KV out of (prefill) or into (decode) one engine, per direction
+    transfer_latency_s: Seconds = 0.0
+    transfer_layers: int = Field(default=1, ge=1, le=1_000_000)
     speculation: SpeculationPart | None = None
-    usd_per_engine_h: float = 0.0
-    watts_per_engine: float = 0.0
-    start_s: float = Field(default=0.0, ge=0)
-    engines_per_server: int = Field(default=1, ge=1)
+    usd_per_engine_h: Measure = 0.0
+    watts_per_engine: Measure = 0.0
+    start_s: Seconds = 0.0
+    engines_per_server: int = Field(default=1, ge=1, le=1_000_000)
     step: StepPart | None = None
     prefill_step: StepPart | None = None
     decode_step: StepPart | None = None
     batching: Literal["chunked", "whole-prompt"] = "chunked"
     endpoint: EndpointPart | None = None
     local: LocalPart | None = None
-    kv_ttl_s: float | None = Field(default=None, ge=0)
+    kv_ttl_s: Seconds | None = None
     kv_tiers: list[TierPart] = Field(default=[], max_length=3)
     preemption: Literal["recompute", "swap"] = "recompute"
 
@@ -292,6 +297,14 @@ class Plan(_Part):
     left_out: list[LeftOut] = []
     notes: list[str] = []
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _names_each_pool_once(self) -> Self:
+        names = [pool.name for pool in self.pools]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"pools have names of their own; {', '.join(twice)} stands there twice")
+        return self
 
     def pool(self, name: str) -> Pool:
         """The pool of that name."""

@@ -51,29 +51,49 @@ def drive(
         PolicyError: a policy raised, wrote to its view or decided what cannot be.
         InputError: tasks wait for each other in a circle.
     """
+    run = driver(state, tasks, tree, router, tick, changes=changes, admission=admission, max_queue=max_queue)
+    return run(until_s)
+
+
+def driver(
+    state: State,
+    tasks: Tasks,
+    tree: Prefixes,
+    router: Router | None = None,
+    tick: Callable[[State], None] | None = None,
+    *,
+    changes: Changes | None = None,
+    admission: AdmissionPolicy | None = None,
+    max_queue: float = math.inf,
+) -> Callable[[float], bool]:
+    """What runs ``state`` to a time, as :func:`drive` does once; for many times, since it takes a while to make."""
     advance = advancer(state, tasks, tree)
     answer = _answers(state, tasks, router, admission)
     most_events = SLICE_EVENTS if math.isinf(max_queue) else QUEUE_EVENTS
-    decisions = 0
-    try:
-        while True:
-            change_s = math.inf if changes is None else changes.next_s
-            stop = advance(min(until_s, change_s), most_events)
-            if stop == Stop.DONE:
-                return True
-            if stop in answer:
-                answer[stop]()
-                decisions += 1
-                if decisions % SLICE_DECISIONS:
-                    continue
-            elif not _change(state, tasks, Stop(stop), changes, until_s, admission):
-                return False
-            if tick is not None:
-                tick(state)
-            if max_queue < math.inf and waiting(state) > max_queue:
-                return False
-    except KeyboardInterrupt:
-        return False
+
+    def run(until_s: float) -> bool:
+        decisions = 0
+        try:
+            while True:
+                change_s = math.inf if changes is None else changes.next_s
+                stop = advance(min(until_s, change_s), most_events)
+                if stop == Stop.DONE:
+                    return True
+                if stop in answer:
+                    answer[stop]()
+                    decisions += 1
+                    if decisions % SLICE_DECISIONS:
+                        continue
+                elif not _change(state, tasks, Stop(stop), changes, until_s, admission):
+                    return False
+                if tick is not None:
+                    tick(state)
+                if max_queue < math.inf and waiting(state) > max_queue:
+                    return False
+        except KeyboardInterrupt:
+            return False
+
+    return run
 
 
 def _change(

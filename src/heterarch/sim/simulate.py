@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +26,7 @@ from heterarch.report.slo import parse_slo
 from heterarch.sim import outcome
 from heterarch.sim.change import Changes
 from heterarch.sim.core import REASONS
-from heterarch.sim.drive import drive, waiting
+from heterarch.sim.drive import driver, waiting
 from heterarch.sim.faults import Faults
 from heterarch.sim.placement import CallOps, Placement, call_ops, check_ops, main_call
 from heterarch.sim.pools import check_placement, draw_endpoint_latency, link_table, pool_table
@@ -221,19 +220,18 @@ class _World:
         """Run to the end; False when something stopped it before."""
         try:
             with _bar(len(self.tasks.rows)) if progress else nullcontext(None) as tick:
-                to = partial(self._drive, tick)
+                to = self._driver(tick)
                 if self.sampler is None:
                     return to(self.until_s)
                 return drive_sampled(self.state, self.sampler, self.until_s, to, tick)
         except KeyboardInterrupt:  # outside of the driver, which has its own
             return False
 
-    def _drive(self, tick: Tick | None, until_s: float) -> bool:
-        return drive(
+    def _driver(self, tick: Tick | None) -> Callable[[float], bool]:
+        return driver(
             self.state,
             self.tasks,
             self.tree,
-            until_s,
             self.router,
             tick,
             changes=self.changes,
