@@ -39,6 +39,17 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
+def test_two_results_in_one_file_are_refused(here: Path, small_plan: Path, heterarch: Command) -> None:
+    said = simulated(heterarch, small_plan, "--requests-out", "q.parquet", "--calls-out", "./q.parquet", code=2)
+    assert "two results are to be written into one file" in said
+    assert not Path("q.parquet").exists()
+
+
+def test_a_repair_that_never_ends_is_a_usage_error(here: Path, small_plan: Path, heterarch: Command) -> None:
+    said = simulated(heterarch, small_plan, "--faults", "random", "--mtbf-s", 5, "--mttr-s", "inf", code=2)
+    assert "--mttr-s" in said
+
+
 def test_every_file_twice(here: Path, small_plan: Path, heterarch: Command) -> None:
     said = simulated(heterarch, small_plan, *EVERY)
     assert all(f"wrote {name}" in said for name in NAMES)

@@ -41,6 +41,12 @@ def test_zero_tokens_are_one():
     assert state.engines["free"].tolist() == [100]
 
 
+@pytest.mark.parametrize("tokens", [{"prompts": [10**12], "outputs": [1]}, {"prompts": [1], "outputs": [10**12]}])
+def test_a_call_of_more_tokens_than_can_be_counted_is_refused(tokens):
+    with pytest.raises(InputError, match="too many"):
+        calls_of(**tokens)
+
+
 def test_unsorted_and_equal_arrivals_are_run_in_time():
     at = [5.0, 0.0, 5.0, 2.0, 0.0]
     mixed_up = run([mixed()], calls_of([10] * 5, [2] * 5, at)).sequences

@@ -442,6 +442,11 @@ def test_random_faults_have_the_rates_asked_for():
     assert sum(isinstance(c, ServerCrash) for c in found) == pytest.approx(52 * 100_000 / 1e4, rel=0.2)
 
 
+def test_failures_that_follow_each_other_without_end_are_refused():
+    with pytest.raises(InputError, match="too many random faults"):
+        random_faults(0, plan_of([mixed()]), 1.0, Rates(engine_mtbf_s=1e-300))
+
+
 def calls(output_tokens, **changes):
     return replace(trace(40, **changes), output_tokens=np.full(40, output_tokens))
 

@@ -100,6 +100,12 @@ def test_too_many_samples_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.diff(rows_of(sim, 0)["time_s"])[:-1] == pytest.approx(sim.sampled.every_s)
 
 
+def test_samples_closer_than_the_clock_can_tell_are_thinned() -> None:
+    sim = run_simulation(plan_of([mixed()], placed("ask")), one_call(), trace(3), sample=1e-300)
+    assert sim.sampled is not None
+    assert sim.sampled.doubled
+
+
 def test_the_core_is_bound_once_however_many_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     from heterarch.sim import drive
 

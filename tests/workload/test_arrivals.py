@@ -61,6 +61,8 @@ def test_bad_arguments(tmp_path: Path) -> None:
         {"rate_per_s": 1, "process": "trace"},
         {"rate_per_s": 1, "trace": "x.csv"},
         {"rate_per_s": 1, "cv": 2},
+        {"rate_per_s": 1, "process": "gamma", "cv": 1e300},
+        {"rate_per_s": 1, "process": "gamma", "cv": 1e-300},
         {"rate_per_s": 1, "process": "bursts"},
     ):
         with pytest.raises(ValidationError):

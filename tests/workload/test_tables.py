@@ -77,6 +77,7 @@ def test_lengths_need_a_rate(tmp_path: Path) -> None:
         (AZURE.replace(",396,", ",,"), "ContextTokens has no value", 3),
         (AZURE.replace(",396,", ",3.5,"), "ContextTokens must be whole numbers", 3),
         ("foo,bar\n1,2\n", "a table of calls needs the columns prompt_tokens, output_tokens", 0),
+        (AZURE.replace(",396,", ",10000000000000000000,"), "ContextTokens must be whole numbers", 3),
         (AZURE.replace(",396,", ",many,"), "ContextTokens must be numbers", 0),
         (AZURE.replace("2023-11-16 18:15:50.9951690", "yesterday"), "must be seconds or timestamps", 0),
         (AZURE.replace(",396,109", ",396"), "cannot read the file as CSV", 0),

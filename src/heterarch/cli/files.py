@@ -8,6 +8,7 @@ from pathlib import Path
 
 from heterarch.cli.output import file_to_write, note
 from heterarch.documents import write_text
+from heterarch.errors import InputError
 from heterarch.report.plot import Plotted, check_picture, check_plot, plot_run
 from heterarch.report.records import write_parquet
 from heterarch.report.series import write_series
@@ -26,6 +27,14 @@ class Files:
     trace: Path | None = None
     plot: Path | None = None
     trace_requests: int = 2000
+
+    def __post_init__(self) -> None:
+        """Refuse two results in one file, of which only the last would stay."""
+        wanted = (self.report, self.requests, self.calls, self.series, self.trace, self.plot)
+        files = [path.resolve() for path in wanted if path is not None and (path.is_file() or not path.exists())]
+        twice = [str(path) for path in files if files.count(path) > 1]
+        if twice:
+            raise InputError("two results are to be written into one file", observed=twice[0])
 
 
 def place_to_plot(path: Path | None) -> Path | None:

@@ -57,7 +57,9 @@ def simulate(
     mtbf_s: float | None = typer.Option(
         None, help="Of random faults: mean seconds between crashes of one engine.", callback=above_zero
     ),
-    mttr_s: float = typer.Option(0.0, min=0.0, help="Of random faults: mean seconds until an engine starts again."),
+    mttr_s: float = typer.Option(
+        0.0, min=0.0, max=1e9, help="Of random faults: mean seconds until an engine starts again."
+    ),
     until: float | None = typer.Option(None, help="Stop at this simulated time, seconds.", callback=above_zero),
     seed: int = typer.Option(0, min=0, help="Seed of every draw; the same seed gives the same bytes."),
     output: Path | None = typer.Option(
@@ -86,6 +88,7 @@ def simulate(
 ) -> None:
     """Simulate a plan; exit code 0 also when an SLO is missed or a pool is overloaded (the report says so), 130 after
     Ctrl-C (the partial report is kept)."""
+    files = Files(output, requests_out, calls_out, series_out, trace_out, plot, trace_requests)
     made = load_plan(plan)
     check_plan(made, Catalog.load(*made.provenance.catalog_files, *overlay), str(plan))
     source: Workload | Trace
@@ -104,7 +107,7 @@ def simulate(
         progress=progress and not as_json,
     )  # fmt: skip
     show(done, as_json)
-    write_files(done, Files(output, requests_out, calls_out, series_out, trace_out, plot, trace_requests))
+    write_files(done, files)
     raise typer.Exit(Interrupted.exit_code if done.interrupted else 0)
 
 

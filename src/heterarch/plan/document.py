@@ -50,7 +50,7 @@ class StepPart(_Part):
     bends_s: dict[int, FiniteFloat] = {}
     pair_s: Seconds = 0.0
     context_s: Seconds = 0.0
-    sequence_s: Seconds = 0.0
+    sequence_s: FiniteFloat = 0.0  # below zero where a decode costs less than a prompt token of the linear part
     mixed_s: Seconds = 0.0
 
     @classmethod

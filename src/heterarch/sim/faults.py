@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from heterarch.plan.document import Plan, Pool
 from heterarch.sim.pools import pool_kind
 from heterarch.sim.state import PoolKind
 
+MOST_FAILURES = 100_000  # of one engine, server or link in a run
 NOTICE_S = 120.0  # between the notice and the end of a spot node; two minutes on AWS, half a minute elsewhere
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Span = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -71,7 +73,7 @@ class Scale(_PoolChange):
     """``engines`` more, which serve after ``start_s``; or fewer, which end what they have and take nothing new."""
 
     kind: Literal["scale"] = "scale"
-    engines: int
+    engines: int = Field(ge=-1_000_000, le=1_000_000)
 
 
 class Spot(_PoolChange):
@@ -164,7 +166,7 @@ def random_faults(seed: int, plan: Plan, duration_s: float, rates: Rates) -> lis
     Each engine, server and pair of pools has a random stream of its own, so that more of one changes no other.
 
     Raises:
-        InputError: a duration that is not above zero.
+        InputError: a duration that is not above zero, or more than ``MOST_FAILURES`` of one engine, server or link.
     """
     if not duration_s > 0:
         raise InputError("random faults need a duration above zero", observed=duration_s)
@@ -200,7 +202,15 @@ def _renewals(
     """Time of each failure, and seconds until its repair."""
     rng = np.random.default_rng(stream)
     at = float(rng.exponential(mtbf_s or 0.0))
-    while at < duration_s:
+    for number in count(1):
+        if at >= duration_s:
+            return
+        if number > MOST_FAILURES:
+            raise InputError(
+                "too many random faults",
+                observed=f"{MOST_FAILURES:,} failures within {at:g} s of {duration_s:g} s",
+                fix="a longer time between failures, or a shorter duration_s",
+            )
         repair = float(rng.exponential(mttr_s))
         yield at, repair
         at += repair + start_s + float(rng.exponential(mtbf_s or 0.0))

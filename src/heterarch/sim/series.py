@@ -65,7 +65,7 @@ class Sampler:
         self.begin_s = float(times.min(initial=np.inf)) if len(times) else 0.0
         span_s = float(times.max(initial=self.begin_s)) - self.begin_s
         self.chosen_s = every_s
-        self.every_s = every_s or max(2 * span_s / AUTOMATIC, SHORTEST_S)
+        self.every_s = max(every_s or 2 * span_s / AUTOMATIC, SHORTEST_S)
         most = AUTOMATIC if every_s is None else min(MOST, MOST_ENGINE_SAMPLES // max(1, len(state.engines)))
         self._most = max(2, most - most % 2)
         self._times: list[float] = []

@@ -13,6 +13,7 @@ from heterarch.errors import InputError
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
+MOST_TOKENS = 1_000_000_000  # of a prompt or an answer: their sum is an int32
 Table = Any  # a record array; its fields are attributes in compiled code
 
 
@@ -141,11 +142,16 @@ def tasks(columns: Mapping[str, NDArray[Any]], edges: NDArray[np.int64] | None =
         edges: [e, 3] before, after, at_first.
 
     Raises:
-        InputError: columns of unequal length, or an edge from or to a task that does not exist.
+        InputError: columns of unequal length, a call of more than ``MOST_TOKENS``, or an edge from or to a task that
+            does not exist.
     """
     n = len(columns["kind"])
     if any(len(column) != n for column in columns.values()):
         raise InputError("every column of the tasks needs one row per task", expected=n)
+    for name in ("prompt_tokens", "output_tokens"):
+        most = int(columns.get(name, np.zeros(1)).max(initial=0))
+        if most > MOST_TOKENS:
+            raise InputError(f"a call has too many {name}", observed=f"{most:,}", expected=f"at most {MOST_TOKENS:,}")
     rows = np.zeros(n, TASK)
     for name in _MINUS_ONE:
         rows[name] = -1

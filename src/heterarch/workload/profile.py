@@ -41,7 +41,7 @@ class Arrivals(_Part):
 
     process: Process = "poisson"
     rate_per_s: float = Field(gt=0, allow_inf_nan=False)
-    cv: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    cv: float = Field(default=1.0, ge=1e-3, le=1e3)
     states: tuple[ArrivalState, ...] = ()
     profile: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = ()
     period_s: float = Field(default=86400.0, gt=0, allow_inf_nan=False)

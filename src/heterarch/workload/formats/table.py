@@ -100,7 +100,8 @@ def whole_numbers(path: Path, table: pa.Table, column: str, row: NDArray[np.int6
         TraceError: also where a value is not whole.
     """
     values = numbers(path, table, column, row)
-    refuse(path, row, values != np.rint(values), f"column {column} must be whole numbers", values)
+    whole = (values == np.rint(values)) & (np.abs(values) <= 2**53)
+    refuse(path, row, ~whole, f"column {column} must be whole numbers", values)
     return values.astype(np.int64)
 
 
