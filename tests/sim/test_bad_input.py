@@ -56,6 +56,14 @@ def test_unsorted_and_equal_arrivals_are_run_in_time():
     assert mixed_up["finish_s"][order].tolist() == in_order["finish_s"].tolist()
 
 
+@pytest.mark.parametrize(
+    "options", [{"seed": -1}, {"until_s": np.nan}, {"until_s": -1.0}, {"sample": np.nan}, {"request_s": np.nan}]
+)
+def test_options_that_are_no_such_number_are_refused(options):
+    with pytest.raises(InputError):
+        run_simulation(plan_of([mixed()], placed("ask")), one_call(), trace(2), **options)
+
+
 def test_a_plan_that_places_ops_on_a_pool_it_lacks_is_refused():
     with pytest.raises(UnknownNameError, match="unknown pool 'gone'"):
         run_simulation(plan_of([mixed()], placed("ask", pool="gone")), one_call(), workload(), requests=1)

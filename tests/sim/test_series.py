@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from heterarch.policy.base import RouterView
 from heterarch.sim import run_simulation
 from heterarch.sim import series as sampling
 from heterarch.sim.simulate import Simulation
@@ -114,6 +117,30 @@ def test_the_core_is_bound_once_however_many_samples(monkeypatch: pytest.MonkeyP
     sim = run_simulation(plan_of([mixed()], placed("ask")), one_call(), trace(20), sample=0.5)
     assert len(rows_of(sim, 0)) > 20
     assert len(made) == 1
+
+
+def test_a_queue_that_is_too_long_is_seen_between_samples() -> None:
+    sim = run_simulation(plan_of([mixed(concurrency=1)], placed("ask")), one_call(), trace(50), sample=0.5, max_queue=5)
+    assert sim.report.partial
+    assert not sim.interrupted
+    assert sim.report.requests.unfinished > 5
+
+
+def test_ctrl_c_at_the_moment_of_a_sample_ends_the_run() -> None:
+    class Interrupted:
+        name = "interrupted"
+        asked = 0
+
+        def decide(self, view: RouterView) -> int:
+            self.asked += 1
+            if self.asked == 3:
+                raise KeyboardInterrupt
+            return 0
+
+    work = replace(trace(4), time_s=np.arange(4.0))
+    sim = run_simulation(plan_of([mixed()], placed("ask")), one_call(), work, router=Interrupted(), sample=0.5)
+    assert sim.interrupted
+    assert sim.requests["release_s"].tolist() == [0.0, 1.0, 2.0]
 
 
 def test_ctrl_c_between_samples_keeps_both(monkeypatch: pytest.MonkeyPatch) -> None:

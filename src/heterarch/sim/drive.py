@@ -52,7 +52,10 @@ def drive(
         InputError: tasks wait for each other in a circle.
     """
     run = driver(state, tasks, tree, router, tick, changes=changes, admission=admission, max_queue=max_queue)
-    return run(until_s)
+    try:
+        return run(until_s)
+    except KeyboardInterrupt:
+        return False
 
 
 def driver(
@@ -66,32 +69,32 @@ def driver(
     admission: AdmissionPolicy | None = None,
     max_queue: float = math.inf,
 ) -> Callable[[float], bool]:
-    """What runs ``state`` to a time, as :func:`drive` does once; for many times, since it takes a while to make."""
+    """What runs ``state`` to a time, as :func:`drive` does once; for many times, since it takes a while to make.
+
+    Ctrl-C comes out of it as KeyboardInterrupt.
+    """
     advance = advancer(state, tasks, tree)
     answer = _answers(state, tasks, router, admission)
     most_events = SLICE_EVENTS if math.isinf(max_queue) else QUEUE_EVENTS
 
     def run(until_s: float) -> bool:
         decisions = 0
-        try:
-            while True:
-                change_s = math.inf if changes is None else changes.next_s
-                stop = advance(min(until_s, change_s), most_events)
-                if stop == Stop.DONE:
-                    return True
-                if stop in answer:
-                    answer[stop]()
-                    decisions += 1
-                    if decisions % SLICE_DECISIONS:
-                        continue
-                elif not _change(state, tasks, Stop(stop), changes, until_s, admission):
-                    return False
-                if tick is not None:
-                    tick(state)
-                if max_queue < math.inf and waiting(state) > max_queue:
-                    return False
-        except KeyboardInterrupt:
-            return False
+        while True:
+            change_s = math.inf if changes is None else changes.next_s
+            stop = advance(min(until_s, change_s), most_events)
+            if stop == Stop.DONE:
+                return True
+            if stop in answer:
+                answer[stop]()
+                decisions += 1
+                if decisions % SLICE_DECISIONS:
+                    continue
+            elif not _change(state, tasks, Stop(stop), changes, until_s, admission):
+                return False
+            if tick is not None:
+                tick(state)
+            if too_many_wait(state, max_queue):
+                return False
 
     return run
 
@@ -190,6 +193,11 @@ def _stuck(state: State, admission: AdmissionPolicy | None) -> InputError:
         "tasks wait for each other, or an unhealthy engine holds them",
         observed=f"{int(state.clock[0]['open_tasks'])} tasks never start",
     )
+
+
+def too_many_wait(state: State, max_queue: float) -> bool:
+    """Whether more calls and tasks wait than ``max_queue``; where that is infinite, nobody counts them."""
+    return max_queue < math.inf and waiting(state) > max_queue
 
 
 def waiting(state: State) -> int:

@@ -111,6 +111,7 @@ def drive_sampled(
     sampler: Sampler,
     limit_s: float,
     drive_to: Callable[[float], bool],
+    drowned: Callable[[State], bool],
     tick: Callable[[State], None] | None = None,
 ) -> bool:
     """Run to the end or to ``limit_s`` with samples on the way; True when it ended.
@@ -119,21 +120,24 @@ def drive_sampled(
         state: changed by ``drive_to``.
         sampler: what takes the samples.
         limit_s: seconds of simulated time.
-        drive_to: runs ``state`` to a time; True when it ended, False when it stopped there or was interrupted.
+        drive_to: runs ``state`` to a time; True when it ended, False when it stopped there or before.
+        drowned: whether so much waits that the run is given up; asked at every sample.
         tick: called after every sample.
     """
-    while sampler.due_s < limit_s:
-        due_s = sampler.due_s
-        ended = drive_to(due_s)
-        if ended or float(state.clock[0]["now_s"]) < due_s:
-            sampler.end(state)
-            return ended
-        sampler.take(state)
-        if tick is not None:
-            tick(state)
-    ended = drive_to(limit_s)
-    sampler.end(state)
-    return ended
+    try:
+        while sampler.due_s < limit_s:
+            due_s = sampler.due_s
+            ended = drive_to(due_s)
+            if ended or float(state.clock[0]["now_s"]) < due_s:
+                return ended
+            sampler.take(state)
+            if tick is not None:
+                tick(state)
+            if drowned(state):
+                return False
+        return drive_to(limit_s)
+    finally:
+        sampler.end(state)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from heterarch.report.slo import parse_slo
 from heterarch.sim import outcome
 from heterarch.sim.change import Changes
 from heterarch.sim.core import REASONS
-from heterarch.sim.drive import driver, waiting
+from heterarch.sim.drive import driver, too_many_wait, waiting
 from heterarch.sim.faults import Faults
 from heterarch.sim.placement import CallOps, Placement, call_ops, check_ops, main_call
 from heterarch.sim.pools import check_placement, draw_endpoint_latency, link_table, pool_table
@@ -138,6 +139,11 @@ def run_simulation(
     """
     if cache not in ("engine", "unbounded"):
         raise InputError("unknown cache", observed=cache, expected="engine or unbounded")
+    if seed < 0:
+        raise InputError("a seed is a whole number from 0 on", observed=seed)
+    for name, value in (("until_s", until_s), ("sample", sample or None), ("request_s", request_s)):
+        if value is not None and not value >= 0:
+            raise InputError(f"{name} is no number of seconds", observed=value, expected="0 or more")
     if isinstance(source, Trace):
         way: Replay = replay or ("closed" if source.kind == "sessions" else "open")
         ops = _call(flat, call)
@@ -223,8 +229,9 @@ class _World:
                 to = self._driver(tick)
                 if self.sampler is None:
                     return to(self.until_s)
-                return drive_sampled(self.state, self.sampler, self.until_s, to, tick)
-        except KeyboardInterrupt:  # outside of the driver, which has its own
+                drowned = partial(too_many_wait, max_queue=self.max_queue)
+                return drive_sampled(self.state, self.sampler, self.until_s, to, drowned, tick)
+        except KeyboardInterrupt:
             return False
 
     def _driver(self, tick: Tick | None) -> Callable[[float], bool]:
