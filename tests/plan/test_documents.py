@@ -65,7 +65,7 @@ def test_round_trip_and_stable_text(made: Plan, tmp_path: Path, catalog: Catalog
         ("accounting:", "acounting:", UnknownNameError, r"a.plan.yaml:\d+.*acounting"),
         ("engines: 1", "engines: many", InputError, r"a.plan.yaml:\d+"),
         ("fixed_s: ", "fixed_s: .nan #", InputError, "fixed_s' is wrong"),
-        ("token_s: ", "token_s: -1 #", InputError, "token_s' is wrong"),
+        ("token_s: ", "token_s: .nan #", InputError, "token_s' is wrong"),
         ("usd_per_engine_h: ", "usd_per_engine_h: .inf #", InputError, "usd_per_engine_h' is wrong"),
         ("concurrency: ", "concurrency: 10000000000000000000 #", InputError, "concurrency' is wrong"),
         ("start_s: ", "start_s: .inf #", InputError, "start_s' is wrong"),

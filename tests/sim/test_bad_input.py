@@ -7,6 +7,7 @@ import pytest
 
 from heterarch.errors import InputError, UnknownNameError
 from heterarch.ir.flat import OpKind, Slot
+from heterarch.plan.document import StepPart
 from heterarch.report.aggregate import Status
 from heterarch.sim import run_simulation
 from heterarch.sim.core import BEYOND_CONTEXT, REASONS, TOO_LONG
@@ -104,3 +105,10 @@ def test_a_loop_without_an_end_is_refused_where_it_stands():
 def test_a_loop_with_too_many_trips_is_refused():
     with pytest.raises(InputError, match=f"more than {MOST_TASKS:,} tasks"):
         unroll(plan_of([mixed()]), looping(1e9, max_trips=10**9), workload(), requests=1)
+
+
+def test_time_does_not_run_backwards():
+    affine = StepPart(fixed_s=1e-2, token_s=5e-5, sequence_s=-5.1e-5)
+    run([mixed(step=affine)], calls_of([20], [3]))
+    with pytest.raises(InputError, match="less than no time"):
+        run([mixed(step=StepPart(fixed_s=1e-2, token_s=-1.0))], calls_of([20], [3]))

@@ -46,11 +46,11 @@ class StepPart(_Part):
     """Coefficients of :class:`heterarch.cost.step.StepCost`, seconds; ``bends_s``: knot (tokens) -> change of slope."""
 
     fixed_s: Seconds
-    token_s: Seconds
+    token_s: FiniteFloat  # may be below zero, as the sum over an iteration is what counts
     bends_s: dict[int, FiniteFloat] = {}
     pair_s: Seconds = 0.0
     context_s: Seconds = 0.0
-    sequence_s: FiniteFloat = 0.0  # below zero where a decode costs less than a prompt token of the linear part
+    sequence_s: FiniteFloat = 0.0
     mixed_s: Seconds = 0.0
 
     @classmethod

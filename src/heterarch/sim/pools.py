@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heterarch.cost.step import KNOTS, StepCost, step_time_s
 from heterarch.errors import InputError, UnknownNameError
 from heterarch.plan.document import Pool, PoolLink
 from heterarch.policy.router import ROUTERS
@@ -146,7 +147,9 @@ def _engines(record: Any, pool: Pool, block_tokens: int) -> None:
     if pool.step is None:
         raise InputError(f"pool {pool.name} has no step cost", fix="plan it again, or give it `step`")
     for phase, step in enumerate((pool.step, pool.prefill_step or pool.step, pool.decode_step or pool.step)):
-        for name, value in step.cost()._asdict().items():
+        cost = step.cost()
+        _check_cost(pool, cost)
+        for name, value in cost._asdict().items():
             record[name][phase] = value
     capacity = pool.kv_tokens // block_tokens
     record["engines"], record["seats"] = pool.engines, pool.concurrency
@@ -161,6 +164,19 @@ def _engines(record: Any, pool: Pool, block_tokens: int) -> None:
         record["verified"] = pool.speculation.draft_tokens + 1
         record["tokens_per_step"] = pool.speculation.tokens_per_step
         record["draft_s"] = pool.speculation.draft_s
+
+
+def _check_cost(pool: Pool, cost: StepCost) -> None:
+    """Refuse a step cost with which time would run backwards; single coefficients may be below zero."""
+    tokens = np.array([1, *KNOTS])
+    for decodes in (0 * tokens, np.minimum(tokens, pool.concurrency)):
+        seconds = step_time_s(cost, tokens, 0.0, decodes, 0.0)
+        if seconds.min() < 0:
+            raise InputError(
+                f"the step cost of pool {pool.name} makes iterations of less than no time",
+                observed=f"{seconds.min():.3g} s for {int(tokens[seconds.argmin()]):,} tokens",
+                fix="plan it again",
+            )
 
 
 def _endpoint(record: Any, pool: Pool) -> None:
