@@ -141,9 +141,9 @@ def run_simulation(
         raise InputError("unknown cache", observed=cache, expected="engine or unbounded")
     if seed < 0:
         raise InputError("a seed is a whole number from 0 on", observed=seed)
-    for name, value in (("until_s", until_s), ("sample", sample or None), ("request_s", request_s)):
+    for option, value in (("until_s", until_s), ("sample", sample or None), ("request_s", request_s)):
         if value is not None and not value >= 0:
-            raise InputError(f"{name} is no number of seconds", observed=value, expected="0 or more")
+            raise InputError(f"{option} is no number of seconds", observed=value, expected="0 or more")
     if isinstance(source, Trace):
         way: Replay = replay or ("closed" if source.kind == "sessions" else "open")
         ops = _call(flat, call)
