@@ -154,12 +154,12 @@ def run_simulation(
     check_ops(plan, flat)
     draw_endpoint_latency(plan.pools, tasks, np.random.default_rng([seed, _STREAM]))
     chosen = router if router is not None else plan.policies.get("router", "prefix-affinity")
-    name = builtin_router(chosen).name if isinstance(chosen, str) else None
+    builtin = builtin_router(chosen).name if isinstance(chosen, str) else None
     gate = admission if admission is not None else plan.policies.get("admission", "all")
     changes = None if faults is None else Changes(plan, flat, faults, tasks, seed=seed, until_s=until_s)
     pools = plan.pools if changes is None else changes.reserved
     stores = stores_of(pools, tree.block_tokens)
-    records = pool_table(pools, name, tree.block_tokens)
+    records = pool_table(pools, builtin, tree.block_tokens)
     links = link_table(records, pools, plan.links)
     state = new_state(records, tasks, tree, cache == "unbounded", links, stores, changes is None)
     set_admission(state, builtin_admission(gate, _ttft_s(plan)) if isinstance(gate, str) else None)
