@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from heterarch.sim.compiled import entry, inlined
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int32] | NDArray[np.int64]
+
 
 class Engines(NamedTuple):
     """``engines`` equal ones: limits of an iteration, KV blocks, and the step cost in seconds."""
@@ -34,23 +37,23 @@ class Engines(NamedTuple):
 class World(NamedTuple):
     """n requests and E engines."""
 
-    arrival_s: Any  # [n]
-    first_s: Any
-    finish_s: Any
-    need: Any  # [n] tokens to prefill, and those there
-    done: Any
-    chunk: Any  # [n] tokens in this iteration
-    left: Any  # [n] tokens to make
-    held: Any  # [n] blocks
-    after: Any  # [n] next in the queue
-    head: Any  # [E]
-    tail: Any
-    queued: Any
-    running: Any  # [E, seats] in order of admission
-    size: Any  # [E]
-    free: Any
-    end_s: Any  # [E] of the iteration, infinity when idle
-    totals: Any  # iterations, restarts
+    arrival_s: Floats  # [n]
+    first_s: Floats
+    finish_s: Floats
+    need: Ints  # [n] tokens to prefill, and those there
+    done: Ints
+    chunk: Ints  # [n] tokens in this iteration
+    left: Ints  # [n] tokens to make
+    held: Ints  # [n] blocks
+    after: Ints  # [n] next in the queue
+    head: Ints  # [E]
+    tail: Ints
+    queued: Ints
+    running: Ints  # [E, seats] in order of admission
+    size: Ints  # [E]
+    free: Ints
+    end_s: Floats  # [E] of the iteration, infinity when idle
+    totals: Ints  # iterations, restarts
 
 
 def reference_run(

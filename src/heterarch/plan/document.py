@@ -12,6 +12,7 @@ from heterarch.errors import InputError
 from heterarch.workload.profile import Workload
 
 PLAN_VERSION = 1
+MOST_TIERS = 3  # of KV below the device: host, disk, remote
 Role = Literal["mixed", "prefill", "decode", "embed", "tool", "endpoint"]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Amount = Annotated[int, Field(ge=0, le=2**53)]  # of tokens or bytes
@@ -200,7 +201,7 @@ class Pool(_Part):
     endpoint: EndpointPart | None = None
     local: LocalPart | None = None
     kv_ttl_s: Seconds | None = None
-    kv_tiers: list[TierPart] = Field(default=[], max_length=3)
+    kv_tiers: list[TierPart] = Field(default=[], max_length=MOST_TIERS)
     preemption: Literal["recompute", "swap"] = "recompute"
 
 

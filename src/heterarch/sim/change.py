@@ -147,7 +147,7 @@ class Changes:
         roster = self._roster
         match change:
             case Switch():
-                pass  # a stage
+                return  # `begin` schedules the stages of later plans
             case Spot():
                 self._schedule_spot(change, self._rows[change.pool])
             case Scale() if change.engines > 0:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heterarch.cost.step import KNOTS, StepCost
+from heterarch.plan.document import MOST_TIERS
 from heterarch.policy.admission import ADMISSIONS, BuiltinAdmission
 from heterarch.sim.tasks import Int32, Int64, Prefixes, Table, TaskKind, Tasks
 
@@ -17,7 +18,6 @@ Floats = NDArray[np.float64]
 NONE = -1
 STRANDED = -2
 PHASES = 3  # step costs of a pool: iterations of prompts and decodes, of prompts only, of decodes only
-MOST_TIERS = 3
 UNDECIDED = -2  # no answer of a Python router yet; -1 means that no engine is healthy
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from heterarch.errors import InputError
-from heterarch.plan.document import Pool, TierPart
+from heterarch.plan.document import MOST_TIERS, Pool, TierPart
 from heterarch.sim.pools import pool_kind
-from heterarch.sim.state import MOST_TIERS, NONE, STORE, PoolKind, Shared, Stores
+from heterarch.sim.state import NONE, STORE, PoolKind, Shared, Stores
 from heterarch.sim.tasks import Table
 
 Key = tuple[str | int, ...]
